@@ -1,0 +1,294 @@
+"""Configuration of a run: strict, typed, read from YAML, overridden by ``key=value``.
+
+An unknown key is an error that names the nearest known one. Units stand beside each field.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recsys.errors import ConfigError, nearest
+
+Model = TypeVar("Model", bound=BaseModel)
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class StrictModel(BaseModel):
+    """Base of every configuration section: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class SplitConfig(StrictModel):
+    """How groups are assigned to train, validation and test, before anything is fitted."""
+
+    rule: Literal["share", "every_nth", "list", "document"] = "share"
+    by: Literal["user_id", "session_id"] | None = None  # None: user where the log has one, else session
+    test_share: Share = 0.1  # of groups (rule share)
+    validation_share: Share = 0.1  # of the groups that are not test
+    every: Annotated[int, Field(ge=2)] = 5  # rule every_nth: test = groups 0, n, 2n, ... of the sorted groups
+    test_groups: list[str] = Field(default_factory=list)  # rule list
+    validation_groups: list[str] = Field(default_factory=list)  # rule list; empty: validation_share of the rest
+    coverage: bool = True  # an item of two groups is in train and test, of three in all; never moves fixed test groups
+    seed: int = 0
+
+
+class ChunkConfig(StrictModel):
+    """Cut long training sessions into chunks of U(min_items, max_items) events; a short tail joins the last one."""
+
+    min_items: Count = 10
+    max_items: Count = 100
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_items > self.max_items:
+            raise ValueError(f"min_items ({self.min_items}) is above max_items ({self.max_items})")
+        return self
+
+
+class CategoricalConfig(StrictModel):
+    """One column of ids."""
+
+    min_count: Count = 1  # values seen less often in train are out of vocabulary
+
+
+class ContinuousConfig(StrictModel):
+    """One column of numbers; the transforms apply in order."""
+
+    transforms: list[Literal["log1p", "zscore"]] = Field(default_factory=lambda: ["zscore"])
+
+
+class EtlConfig(StrictModel):
+    """Events to sequences. Everything here is fitted on the training split only."""
+
+    categorical: dict[str, CategoricalConfig] = Field(
+        default_factory=lambda: {
+            name: CategoricalConfig() for name in ("item_id", "classification", "target", "cat")
+        }
+    )
+    continuous: dict[str, ContinuousConfig] = Field(
+        default_factory=lambda: {
+            "timestamp_interval": ContinuousConfig(transforms=["log1p", "zscore"]),
+            "merge_count": ContinuousConfig(transforms=["log1p", "zscore"]),
+        }
+    )
+    optional: list[str] = Field(default_factory=lambda: ["user_id", "cat", "classification", "target", "merge_count"])
+    min_length: Count = 1  # events; shorter sequences leave (counted)
+    newest: Count | None = None  # events kept of a training sequence; None keeps all
+    chunk: ChunkConfig | None = None  # training split only
+
+
+class LossConfig(StrictModel):
+    """The loss of one head."""
+
+    name: Literal["cross_entropy", "focal"] = "focal"
+    gamma: Annotated[float, Field(ge=0.0)] = 2.0  # focal only
+    label_smoothing: Share = 0.0  # cross entropy only
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the product with the item table
+
+
+class AuxiliaryConfig(StrictModel):
+    """A further head that predicts another column of the next event."""
+
+    column: str
+    weight: Annotated[float, Field(ge=0.0)] = 0.5
+    loss: LossConfig = Field(default_factory=LossConfig)
+
+
+class InputsConfig(StrictModel):
+    """Which columns are read, and how a timestep's streams become one vector."""
+
+    streams: list[str] | None = None  # None: every column that the schema offers
+    embedding_size: Count = 64
+    fusion: Literal["self_attention", "sum"] = "self_attention"
+    fusion_size: Count = 128  # width D of the streams in the fusion
+    fusion_heads: Count = 4
+    continuous: Literal["mlp", "soft_one_hot"] = "mlp"
+    dropout: Probability = 0.1
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        _require_divisor("fusion_heads", self.fusion_heads, "fusion_size", self.fusion_size)
+        return self
+
+
+class BackboneConfig(StrictModel):
+    """The sequence model between fused inputs and heads."""
+
+    name: Literal["llama"] = "llama"
+    hidden_size: Count = 128
+    num_layers: Count = 2
+    num_heads: Count = 4
+    num_kv_heads: Count | None = None  # None: as num_heads
+    intermediate_size: Count | None = None  # None: 4 * hidden_size
+    rope_theta: float = 10_000.0
+    attention_dropout: Probability = 0.0
+    residual_dropout: Probability = 0.0  # on the output of each attention and feed-forward block
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        _require_divisor("num_heads", self.num_heads, "hidden_size", self.hidden_size)
+        _require_divisor("num_kv_heads", self.num_kv_heads or self.num_heads, "num_heads", self.num_heads)
+        if self.hidden_size // self.num_heads % 2:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) / num_heads ({self.num_heads}) must be even for rotary positions"
+            )
+        return self
+
+
+class ModelConfig(StrictModel):
+    """Everything that determines the parameters and the forward pass."""
+
+    max_length: Count = 110  # events; the newest are kept
+    inputs: InputsConfig = Field(default_factory=InputsConfig)
+    backbone: BackboneConfig = Field(default_factory=BackboneConfig)
+    masking: Literal["causal", "causal_last"] = "causal"  # train on every position or the last only
+    loss: LossConfig = Field(default_factory=LossConfig)
+    tied: bool = False  # the output table is the item embedding, projected
+    bias: bool = False  # of the item head
+    output_dropout: Probability = 0.0
+    auxiliary: list[AuxiliaryConfig] | None = None  # None: classification and target where the schema has them
+
+
+class TrainingConfig(StrictModel):
+    """How a model is trained."""
+
+    epochs: Annotated[float, Field(gt=0)] = 10.0
+    max_steps: int = -1  # optimizer steps; -1: from epochs
+    batch_size: Count = 128  # most sequences in a batch (a device and step)
+    batch_events: Count | None = None  # about this many events a batch, so that steps weigh events alike; None: no limit
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    min_learning_rate_ratio: Share = 0.0  # the schedule's end, as a share of learning_rate
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_ratio: Share = 0.05  # of all steps
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    accumulation: Count = 1  # batches a step
+    windows: Literal["random", "newest"] = "random"  # which max_length events of a longer sequence an epoch sees
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bf16 or fp16 on a GPU, else fp32
+    patience: int | None = 10  # evaluations without improvement; None never stops early
+    best_metric: Literal["loss", "ndcg@10", "recall@10"] = "ndcg@10"  # on the validation split
+    save_steps: Count | None = None  # steps between checkpoints; None: once an epoch
+    evaluate_steps: Count | None = None  # steps between evaluations; None: once an epoch
+    tensorboard: bool = False
+    wandb: bool = False
+    threads: Count | None = None  # CPU threads; None: all
+
+
+class EvaluationConfig(StrictModel):
+    """The protocol of published figures (full ranking, ties count against the model)."""
+
+    ks: list[Count] = Field(default_factory=lambda: [1, 3, 5, 10])
+    seen: Literal["keep", "remove"] = "keep"  # whether items of the history may be recommended
+    bootstrap_samples: int = 1000  # for 95 % intervals; 0: none
+    batch_size: Count = 256
+
+
+class RunConfig(StrictModel):
+    """One YAML for a whole run: cleaning profile, split, ETL, model, training, evaluation."""
+
+    kind: Literal["recommender"] = "recommender"
+    seed: int = 0
+    profile: str | None = None  # cleaning profile: a built-in name or a path
+    split: SplitConfig = Field(default_factory=SplitConfig)
+    etl: EtlConfig = Field(default_factory=EtlConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+
+
+def _require_divisor(name: str, value: int, of: str, whole: int) -> None:
+    if whole % value:
+        close = min((d for d in range(1, whole + 1) if whole % d == 0), key=lambda d: abs(d - value))
+        raise ValueError(f"{name} ({value}) must divide {of} ({whole}); try {close}")
+
+
+def parse(model: type[Model], values: object, source: object) -> Model:
+    """Validate `values` as `model`; the error is one line with source, key and fix."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(model, error)}") from error
+
+
+def _explain(model: type[BaseModel], error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = [str(p) for p in first["loc"]]
+    where = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(model, path[:-1])
+        return f"unknown key '{where}'{nearest(path[-1], known)}"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = first.get("input")
+    if isinstance(shown, str | int | float | bool):
+        return f"{where}: {shown!r}: {message}"
+    return f"{where}: {message}" if where else message
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """The keys that the section at `path` accepts."""
+    for part in path:
+        field = model.model_fields.get(part)
+        options = [] if field is None else _models_in(field.annotation)
+        if options:
+            model = options[0]
+    return list(model.model_fields)
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for a in getattr(annotation, "__args__", ()) for m in _models_in(a)]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; an empty file is an empty mapping."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected 'key: value' lines at the top, found a {type(values).__name__}")
+    return values
+
+
+def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Apply ``section.key=value`` settings (values read as YAML) to a copy of `values`."""
+    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(values)) or {}
+    for setting in settings:
+        key, found, text = setting.partition("=")
+        if not found or not key:
+            raise ConfigError(f"--set {setting}: expected key=value, for instance training.epochs=3")
+        *parents, last = key.strip().split(".")
+        section = result
+        for parent in parents:
+            if section.get(parent) is None:
+                section[parent] = {}
+            section = section[parent]
+            if not isinstance(section, dict):
+                raise ConfigError(f"--set {setting}: '{parent}' is not a section")
+        try:
+            section[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {setting}: the value is not valid YAML") from error
+    return result
+
+
+def load_config(path: Path | None, settings: Sequence[str] = ()) -> RunConfig:
+    """Read a run's configuration from YAML (all defaults without `path`) and apply ``key=value`` settings."""
+    values = read_yaml(path) if path else {}
+    return parse(RunConfig, override(values, settings), path or "--set")
+
+
+def save_config(config: BaseModel, path: Path) -> None:
+    """Write every value, defaults included, so that the file alone repeats the run."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))

@@ -1,0 +1,1 @@
+"""Sequence datasets in memory: batches, windows, samplers."""

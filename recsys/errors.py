@@ -1,0 +1,46 @@
+"""Errors that a person reads: one line that names the place, the value and the fix.
+
+The command line prints the message without a traceback and leaves with status 2.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class RecsysError(ValueError):
+    """Base of every error that the user can mend."""
+
+
+class InputError(RecsysError):
+    """A file or table that was given cannot be used (missing, empty, unparsable, wrong column)."""
+
+
+class ConfigError(RecsysError):
+    """A configuration value is unknown, out of range or at odds with another."""
+
+
+class SchemaError(RecsysError):
+    """Data and model disagree on columns, ids or cardinalities."""
+
+
+class RunError(RecsysError):
+    """A run directory or checkpoint is incomplete or belongs to something else."""
+
+
+class TrainingError(RecsysError):
+    """Training cannot go on (for instance a loss that is not finite)."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the known name closest to `name`, else the list of names."""
+    names = [str(k) for k in known]
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    if close:
+        return f" (did you mean '{close[0]}'?)"
+    return f" (known: {', '.join(names)})" if names else ""
+
+
+def missing_column(source: object, column: str, present: Iterable[str]) -> InputError:
+    """The error for a column that `source` lacks; lists the columns that are there."""
+    names = list(present)
+    return InputError(f"{source}: column '{column}' is missing{nearest(column, names)}; columns: {', '.join(names)}")

@@ -1,0 +1,289 @@
+"""What every loss returns, and the chunked engine under the losses over a catalogue.
+
+The engine never holds the logits of all positions. It walks over the positions in chunks; for each chunk
+it forms the logits, their softmax and, at once, the gradients of hidden states, table and bias. The
+backward pass only multiplies what is stored (``[P, D]`` and ``[V, D]``) by the incoming gradient. All chunks
+share one set of buffers, since fresh pages for every chunk would cost more than the arithmetic.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from recsys.errors import ConfigError, InputError
+
+DEFAULT_CHUNK_SIZE = 2**19
+"""Logits in one chunk: 2 MiB in fp32, which stays in cache; fastest of 2^16 .. 2^22 for V = 440 and 3,416."""
+
+MIN_CHUNK_ROWS = 64
+"""Fewest positions in a chunk: each chunk reads and writes the table's whole gradient once."""
+
+
+class LossOutput(NamedTuple):
+    """A loss as sum and count, so that accumulation steps and ranks can be normalised by token.
+
+    `sum` is differentiable; `count` is the number of positions, or the sum of the weights where weights are
+    given; ``sum / count`` is the mean. `parts` holds detached sums for the log.
+    """
+
+    sum: Tensor
+    count: Tensor
+    parts: dict[str, Tensor]
+
+
+class Settings(NamedTuple):
+    """Plain values that the engine needs beside the tensors."""
+
+    rows: int
+    smoothing: float
+    bf16: bool
+    ignore_rows: int
+    needs_grad: tuple[bool, bool, bool]
+
+
+class CatalogueLoss(nn.Module):
+    """Base of the losses over a catalogue; a subclass gives `curve`, the loss as a function of -log p.
+
+    chunk_size: logits in one chunk (positions times items); at least 64 positions are taken at a time.
+    dtype: "float32" or "bfloat16", the type of the three matrix products; the softmax and everything that
+        is accumulated stay in float32 (float64 where the inputs are float64).
+    ignore_rows: this many first rows of the table (the reserved ids) are left out of the softmax.
+    """
+
+    label_smoothing: float = 0.0
+
+    def __init__(
+        self,
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        ignore_rows: int = 0,
+    ) -> None:
+        super().__init__()
+        if chunk_size < 1:
+            raise ConfigError(f"chunk_size ({chunk_size}) must be at least 1; the default is {DEFAULT_CHUNK_SIZE}")
+        if dtype not in ("float32", "bfloat16"):
+            raise ConfigError(f"dtype ('{dtype}') must be 'float32' or 'bfloat16'")
+        if ignore_rows < 0:
+            raise ConfigError(f"ignore_rows ({ignore_rows}) must not be negative")
+        self.chunk_size = chunk_size
+        self.dtype = dtype
+        self.ignore_rows = ignore_rows
+
+    def curve(self, nll: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of each position and its derivative, both as functions of ``nll = -log p_target`` ``[n]``."""
+        raise NotImplementedError(f"{type(self).__name__} must define curve")
+
+    def forward(
+        self,
+        hidden: Tensor,
+        table: Tensor,
+        targets: Tensor,
+        bias: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> LossOutput:
+        """Loss of ``hidden @ table.T + bias`` against the rows of the table named by `targets`.
+
+        hidden: ``[P, D]``; table: ``[V, D]``; targets: ``[P]`` int64, in ``ignore_rows .. V-1``;
+        bias: ``[V]``; weights: ``[P]``, constants (no gradient flows into them).
+        ->  LossOutput; parts: `nll`, the (weighted) sum of plain -log p without focus or smoothing.
+
+        Raises InputError where shapes do not fit or a target is reserved or out of range.
+        """
+        check_inputs(hidden, table, targets, bias, weights, self.ignore_rows)
+        enabled = torch.is_grad_enabled()
+        settings = Settings(
+            rows=max(MIN_CHUNK_ROWS, self.chunk_size // (table.shape[0] - self.ignore_rows)),
+            smoothing=self.label_smoothing,
+            bf16=self.dtype == "bfloat16",
+            ignore_rows=self.ignore_rows,
+            needs_grad=(
+                enabled and hidden.requires_grad,
+                enabled and table.requires_grad,
+                enabled and bias is not None and bias.requires_grad,
+            ),
+        )
+        total, nll = _ChunkedLoss.apply(hidden, table, targets, bias, weights, self.curve, settings)
+        if weights is None:
+            count = torch.tensor(float(targets.shape[0]), dtype=total.dtype, device=total.device)
+        else:
+            count = weights.sum().to(total.dtype)
+        return LossOutput(total, count, {"nll": nll})
+
+    def extra_repr(self) -> str:
+        return f"chunk_size={self.chunk_size}, dtype={self.dtype}, ignore_rows={self.ignore_rows}"
+
+
+def check_inputs(
+    hidden: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    weights: Tensor | None,
+    ignore_rows: int,
+) -> None:
+    """Raise InputError where the arguments of a catalogue loss do not fit together."""
+    if hidden.dim() != 2 or table.dim() != 2 or hidden.shape[1] != table.shape[1]:
+        raise InputError(f"hidden {list(hidden.shape)} and table {list(table.shape)} must be [P, D] and [V, D]")
+    if targets.shape != hidden.shape[:1] or targets.dtype != torch.int64:
+        raise InputError(f"targets {list(targets.shape)} {targets.dtype} must be [{hidden.shape[0]}] int64")
+    if bias is not None and bias.shape != table.shape[:1]:
+        raise InputError(f"bias {list(bias.shape)} must be [{table.shape[0]}], one value a row of the table")
+    if weights is not None and weights.shape != targets.shape:
+        raise InputError(f"weights {list(weights.shape)} must be {list(targets.shape)}, one value a target")
+    if weights is not None and weights.requires_grad:
+        raise InputError("weights must be constants; pass weights.detach()")
+    if ignore_rows >= table.shape[0]:
+        raise InputError(f"ignore_rows ({ignore_rows}) leaves no row of a table of {table.shape[0]}")
+    if targets.numel():
+        low, high = (int(x) for x in torch.stack(torch.aminmax(targets)).tolist())
+        if low < ignore_rows or high >= table.shape[0]:
+            bad = low if low < ignore_rows else high
+            why = "is a reserved id" if 0 <= bad < ignore_rows else "is out of range"
+            raise InputError(f"target {bad} {why}; targets must lie in {ignore_rows} .. {table.shape[0] - 1}")
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """(sum of the loss, sum of -log p) with gradients formed in the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        table: Tensor,
+        targets: Tensor,
+        bias: Tensor | None,
+        weights: Tensor | None,
+        curve: Any,
+        settings: Settings,
+    ) -> tuple[Tensor, Tensor]:
+        # Autocast would lower the products that are meant to stay in fp32; our own dtype switch decides.
+        with torch.autocast(hidden.device.type, enabled=False):
+            work = _Pass(hidden, table, targets, bias, weights, settings)
+            for start in range(0, targets.shape[0], settings.rows):
+                work.chunk(start, curve)
+        ctx.save_for_backward(*work.gradients())
+        ctx.dtypes = (hidden.dtype, table.dtype, None if bias is None else bias.dtype)
+        total, nll = work.sums()
+        ctx.mark_non_differentiable(nll)
+        return total, nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_sum: Tensor, _grad_nll: Tensor) -> tuple[Tensor | None, ...]:
+        # Multiplied before the cast, so that a loss scale does its work for half-precision inputs.
+        hidden, table, bias = (
+            None if grad is None else (grad * grad_sum).to(dtype)
+            for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        )
+        return hidden, table, None, bias, None, None, None
+
+
+class _Pass:
+    """One forward pass: inputs in the types of the products, buffers, accumulators.
+
+    n positions of a chunk, C = V - ignore_rows candidates.
+    """
+
+    def __init__(
+        self,
+        hidden: Tensor,
+        table: Tensor,
+        targets: Tensor,
+        bias: Tensor | None,
+        weights: Tensor | None,
+        settings: Settings,
+    ) -> None:
+        self.settings = settings
+        exact = torch.promote_types(torch.promote_types(hidden.dtype, table.dtype), torch.float32)
+        skip = settings.ignore_rows
+        product = torch.bfloat16 if settings.bf16 else exact
+        self.hidden = hidden.detach().to(product)  # [P, D]
+        self.table = table.detach()[skip:].to(product)  # [C, D]
+        self.bias = None if bias is None else bias.detach()[skip:].to(exact)  # [C]
+        self.weights = None if weights is None else weights.to(exact)  # [P]
+        self.targets = (targets - skip).unsqueeze(1)  # [P, 1]
+        positions, rows = targets.shape[0], min(settings.rows, targets.shape[0])
+        new = {"device": hidden.device, "dtype": exact}
+        self.logits = torch.empty(rows, self.table.shape[0], **new)
+        self.probs = torch.empty_like(self.logits)
+        self.low = torch.empty(self.logits.shape, device=hidden.device, dtype=product) if settings.bf16 else None
+        self.values = torch.empty(positions, **new)
+        self.nll = torch.empty(positions, **new)
+        need_hidden, need_table, need_bias = settings.needs_grad
+        self.grad_hidden = torch.empty(hidden.shape, **new) if need_hidden else None
+        self.grad_table = torch.zeros(table.shape, **new) if need_table else None
+        self.grad_bias = torch.zeros(table.shape[:1], **new) if need_bias else None
+        self.low_table = torch.empty_like(self.table) if need_table and settings.bf16 else None
+
+    def chunk(self, start: int, curve: Any) -> None:
+        """Loss and gradients of the positions from `start` on."""
+        part = slice(start, min(start + self.settings.rows, self.targets.shape[0]))
+        n = part.stop - start
+        hidden, target = self.hidden[part], self.targets[part]  # [n, D], [n, 1]
+        logits = self._product(hidden, n)  # [n, C]
+        probs = torch.softmax(logits, 1, out=self.probs[:n])  # [n, C]
+        # log-sum-exp by way of the largest entry, whose probability cannot underflow as the target's can.
+        lse = logits.amax(1) - probs.amax(1).log()  # [n]
+        nll = (lse - logits.gather(1, target).squeeze(1)).clamp_min(0)  # [n]
+        value, slope = curve(nll)  # [n], [n]
+        smoothing = self.settings.smoothing
+        if smoothing:
+            value = (1 - smoothing) * value + smoothing * (lse - logits.mean(1))
+        weight = None if self.weights is None else self.weights[part]
+        self.values[part] = value if weight is None else value * weight
+        self.nll[part] = nll if weight is None else nll * weight
+        if any(self.settings.needs_grad):
+            # d loss / d logits = scale * (p - (1 - smoothing) onehot - smoothing / C); the scale of a row
+            # goes to its D hidden values instead of its C logits.
+            if smoothing:
+                probs -= smoothing / probs.shape[1]
+            probs.scatter_(1, target, probs.gather(1, target) - (1 - smoothing))
+            self._accumulate(part, probs, slope if weight is None else slope * weight)
+
+    def _product(self, hidden: Tensor, n: int) -> Tensor:
+        """Logits ``[n, C]`` in the exact type, in the shared buffer."""
+        logits = self.logits[:n]
+        if self.low is None:
+            torch.mm(hidden, self.table.t(), out=logits)
+        else:
+            logits.copy_(torch.mm(hidden, self.table.t(), out=self.low[:n]))
+        return logits if self.bias is None else logits.add_(self.bias)
+
+    def _accumulate(self, part: slice, error: Tensor, scale: Tensor) -> None:
+        """Add the chunk's gradients: error ``[n, C]`` before the row scale ``[n]``."""
+        if self.grad_bias is not None:
+            self.grad_bias[self.settings.ignore_rows :].addmv_(error.t(), scale)
+        if self.low is not None:
+            error = self.low[: error.shape[0]].copy_(error)
+        if self.grad_hidden is not None:
+            grad = self.grad_hidden[part]
+            if self.low is None:
+                torch.mm(error, self.table, out=grad)
+            else:
+                grad.copy_(torch.mm(error, self.table))
+            grad.mul_(scale.unsqueeze(1))
+        if self.grad_table is None:
+            return
+        scaled = (self.hidden[part] * scale.unsqueeze(1)).to(self.hidden.dtype)  # [n, D]
+        grad = self.grad_table[self.settings.ignore_rows :]
+        if self.low_table is None:
+            grad.addmm_(error.t(), scaled)
+        else:
+            grad.add_(torch.mm(error.t(), scaled, out=self.low_table))
+
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """(sum of the loss, sum of -log p), scalars."""
+        return self.values.sum(), self.nll.sum()
+
+    def gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Gradients of hidden, table and bias for an incoming gradient of 1; None where not needed."""
+        return self.grad_hidden, self.grad_table, self.grad_bias
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise ConfigError unless ``0 <= value < 1``."""
+    if not (math.isfinite(value) and 0 <= value < 1):
+        raise ConfigError(f"{name} ({value}) must be at least 0 and below 1")

@@ -1,0 +1,1 @@
+"""Small modules and pure functions that models are put together from."""

@@ -1,0 +1,103 @@
+"""What a run saves, written and read in one place.
+
+::
+
+    RUN/config.yaml        the whole configuration; rerunning it gives the same figures
+    RUN/schema.json        columns and ids
+    RUN/workflow/          fitted ETL (JSON and Parquet)
+    RUN/cleaning/          cleaning profile and fitted rules, where the data came from raw logs
+    RUN/model.safetensors  weights of the best checkpoint
+    RUN/history.json       loss and validation figures over steps
+    RUN/metrics.json       figures of `recsys evaluate`
+    RUN/environment.json   versions, command, seed, data hash
+    RUN/checkpoints/       private to training: resumed from, never published
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recsys.config import RunConfig, parse, read_yaml, save_config
+from recsys.errors import RunError
+from recsys.runtime import atomic_file
+from recsys.schema import Schema
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths and contents of one run."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def schema_file(self) -> Path:
+        return self.path / "schema.json"
+
+    @property
+    def workflow(self) -> Path:
+        return self.path / "workflow"
+
+    @property
+    def cleaning(self) -> Path:
+        return self.path / "cleaning"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def history_file(self) -> Path:
+        return self.path / "history.json"
+
+    @property
+    def environment_file(self) -> Path:
+        return self.path / "environment.json"
+
+    def create(self, config: RunConfig, schema: Schema, dataset: Path) -> None:
+        """Make the folder with everything known before training, copied from the sequence dataset."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        save_config(config, self.config_file)
+        schema.save(self.schema_file)
+        for name in ("workflow", "cleaning"):
+            if (dataset / name).is_dir():
+                shutil.copytree(dataset / name, self.path / name, dirs_exist_ok=True)
+
+    def load_config(self) -> RunConfig:
+        """The configuration the run was trained with."""
+        self.require(self.config_file)
+        return parse(RunConfig, read_yaml(self.config_file), self.config_file)
+
+    def load_schema(self) -> Schema:
+        """The schema the run was trained with."""
+        return Schema.load(self.schema_file)
+
+    def require(self, file: Path) -> Path:
+        """Return `file` of this run, or say what is missing and how it comes about."""
+        if not self.path.is_dir():
+            raise RunError(f"{self.path}: no such run directory; `recsys train --out {self.path}` makes one")
+        if not file.exists():
+            raise RunError(f"{self.path}: {file.name} is missing, so this is no finished run; train it again")
+        return file
+
+    def write_json(self, file: Path, values: Any) -> None:
+        """Write JSON so that a reader sees the old file or the new one, never half of it."""
+        with atomic_file(file) as work:
+            work.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def read_json(self, file: Path) -> Any:
+        """Read one of the run's JSON files."""
+        return json.loads(self.require(file).read_text())

@@ -1,0 +1,111 @@
+"""How things run: seeds, atomic output, progress bars, facts of the environment."""
+
+import hashlib
+import os
+import platform
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from recsys.errors import InputError, RecsysError
+
+T = TypeVar("T")
+
+
+@contextmanager
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that becomes `path` by rename when the block ends well.
+
+    On an error nothing is left. An existing non-empty `path` is refused unless `replace`.
+    """
+    path = path.absolute()
+    if path.exists() and not replace and (path.is_file() or any(path.iterdir())):
+        raise InputError(f"{path}: exists already; choose another --out or pass --overwrite")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    work.chmod(0o755)
+    try:
+        yield work
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            path.rename(old / path.name)
+            work.rename(path)
+            shutil.rmtree(old)
+        else:
+            work.rename(path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it when the block ends well."""
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield work
+        work.rename(path)
+    finally:
+        work.unlink(missing_ok=True)
+
+
+def progress(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterable[T]:
+    """Wrap `items` in a bar that shows up on standard error once the work has taken two seconds."""
+    return tqdm(items, desc=what, total=total, unit=unit, delay=2.0, leave=False, file=sys.stderr)
+
+
+def command_line(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] | None], int]:
+    """Turn `main(arguments)` into an entry point: a `RecsysError` becomes one line and exit status 2.
+
+    ``--debug`` anywhere among the arguments shows the traceback instead. Ctrl-C leaves with 130.
+    """
+
+    @wraps(main)
+    def run(arguments: Sequence[str] | None = None) -> int:
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        debug = "--debug" in given
+        try:
+            main([a for a in given if a != "--debug"])
+        except RecsysError as error:
+            if debug:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        return 0
+
+    return run
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def peak_memory_gb() -> float:
+    """Highest resident memory of this process so far, in GB (10^9 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def environment() -> dict[str, str]:
+    """Versions that a run depends on."""
+    names = ("torch", "transformers", "accelerate", "polars", "numpy", "pyarrow")
+    found = {name: metadata.version(name) for name in names}
+    return {"python": platform.python_version(), "platform": platform.platform(), **found}

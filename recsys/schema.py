@@ -1,0 +1,171 @@
+"""Names, kinds and sizes of columns: the one contract between ETL, data, model, export and server.
+
+`schema.json` of a sequence dataset or a run is this module's `Schema`. Nothing else is passed by name.
+"""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recsys.errors import SchemaError, nearest
+
+# The columns of an events table. Every module takes these names from here.
+SESSION_ID = "session_id"
+ITEM_ID = "item_id"
+TIMESTAMP = "timestamp"  # Int64, microseconds since 1970 UTC
+USER_ID = "user_id"
+CATEGORY = "cat"
+MERGE_COUNT = "merge_count"  # how many equal rows in a row one event stands for
+INTERVAL = "timestamp_interval"  # seconds since the session's previous event, 0 for its first
+CLASSIFICATION = "classification"
+TARGET = "target"
+DESCRIPTION = "description"
+
+# Ids follow NVTabular's convention.
+PADDING_ID = 0
+NULL_ID = 1
+OOV_ID = 2
+FIRST_ID = 3
+
+
+class Kind(StrEnum):
+    """What a column's values are."""
+
+    CATEGORICAL = "categorical"
+    CONTINUOUS = "continuous"
+    PRETRAINED = "pretrained"
+    TEXT = "text"
+
+
+class Scope(StrEnum):
+    """What a column's value belongs to: one event, the event's item, or the whole sequence."""
+
+    EVENT = "event"
+    ITEM = "item"
+    SEQUENCE = "sequence"
+
+
+class Tag(StrEnum):
+    """The part a column plays."""
+
+    ITEM_ID = "item_id"
+    SESSION_ID = "session_id"
+    USER_ID = "user_id"
+    TIMESTAMP = "timestamp"
+    TARGET = "target"
+    CONTEXT = "context"
+
+
+class Column(BaseModel):
+    """One column of a sequence dataset.
+
+    `cardinality` counts the reserved ids; valid ids are ``0 .. cardinality - 1``. Columns of scope `item` are
+    not stored per event: ``workflow/items.parquet`` holds one row an id.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    kind: Kind
+    scope: Scope = Scope.EVENT
+    tags: list[Tag] = Field(default_factory=list)
+    dtype: str = "int64"
+    cardinality: int | None = None  # ids, reserved ones included (categorical)
+    reserved: int = FIRST_ID  # how many ids at the start name no value
+    first_id: int = FIRST_ID  # id of the most frequent value
+    dimension: int | None = None  # width of a vector (pretrained)
+    statistics: dict[str, float] = Field(default_factory=dict)
+    vocabulary: str | None = None  # path inside workflow/
+    vocabulary_sha256: str | None = None  # of the values in id order, so that equal sizes are not taken for equal ids
+
+    def num_values(self) -> int:
+        """How many values have an id of their own."""
+        if self.cardinality is None:
+            raise SchemaError(f"schema: column '{self.name}' is {self.kind.value} and has no cardinality")
+        return self.cardinality - self.first_id
+
+
+class Schema(BaseModel):
+    """The columns of a sequence dataset, in order."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int = 1
+    columns: list[Column]
+
+    def __contains__(self, name: object) -> bool:
+        return any(c.name == name for c in self.columns)
+
+    def __getitem__(self, name: str) -> Column:
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise SchemaError(f"schema: no column '{name}'{nearest(name, self.names())}")
+
+    def names(self) -> list[str]:
+        """Names of all columns, in order."""
+        return [c.name for c in self.columns]
+
+    def tagged(self, tag: Tag) -> list[Column]:
+        """All columns with `tag`."""
+        return [c for c in self.columns if tag in c.tags]
+
+    def item(self) -> Column:
+        """The one column that names the items to be predicted."""
+        found = self.tagged(Tag.ITEM_ID)
+        if len(found) != 1:
+            raise SchemaError(f"schema: {len(found)} columns are tagged item_id; exactly one must be")
+        return found[0]
+
+    def select(self, *, kind: Kind | None = None, scope: Scope | None = None) -> list[Column]:
+        """Columns of a kind and a scope."""
+        return [
+            c for c in self.columns if (kind is None or c.kind is kind) and (scope is None or c.scope is scope)
+        ]
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, readable and stable under re-saving."""
+        path.write_text(json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a `schema.json`; errors name the file and the field."""
+        if not path.is_file():
+            raise SchemaError(f"{path}: no such file; `recsys preprocess` writes it")
+        try:
+            return cls.model_validate_json(path.read_text())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(p) for p in first["loc"])
+            raise SchemaError(f"{path}: {where}: {first['msg']}") from error
+
+    def differences(self, other: "Schema") -> list[str]:
+        """What keeps data of this schema from feeding a model trained on `other`; empty when it fits."""
+        found = []
+        for theirs in other.columns:
+            if theirs.name not in self:
+                found.append(f"column '{theirs.name}' is missing")
+                continue
+            ours = self[theirs.name]
+            if ours.kind is not theirs.kind:
+                found.append(f"column '{ours.name}' is {ours.kind.value}, the run was trained with {theirs.kind.value}")
+            elif ours.cardinality != theirs.cardinality:
+                found.append(
+                    f"column '{ours.name}' has {ours.cardinality} classes, the run was trained with {theirs.cardinality}"
+                )
+            elif ours.dimension != theirs.dimension:
+                found.append(
+                    f"column '{ours.name}' has {ours.dimension} dimensions, the run was trained with {theirs.dimension}"
+                )
+            elif ours.vocabulary_sha256 != theirs.vocabulary_sha256:
+                found.append(f"column '{ours.name}' has another vocabulary than the run")
+        return found
+
+    def require_match(self, run: "Schema", source: object) -> None:
+        """Raise unless data of this schema, read from `source`, can feed a model trained on `run`."""
+        found = self.differences(run)
+        if found:
+            raise SchemaError(f"{source}: {found[0]}; preprocess with --workflow RUN/workflow")

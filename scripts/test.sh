@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Runs every test, fast and slow; makes or updates .venv first. Arguments go on to pytest:
+#
+#   bash scripts/test.sh
+#   bash scripts/test.sh -m 'not slow' tests/nn
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+cd "$root"
+bash scripts/setup.sh dev track
+exec .venv/bin/python -m pytest "$@"
