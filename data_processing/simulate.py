@@ -1,4 +1,4 @@
-"""Generates Vectorworks-style command logs with known truth, in the batch-table and the live JSON-lines format.
+"""Generates Vectorworks-style command logs with known truth, as batch tables or the live JSON-lines log.
 
     python -m data_processing.simulate --out DIR --users 200 --seed 0 --format batch
 
@@ -107,71 +107,80 @@ def simulate(
     the column ``user_anonymized`` to batch tables. Raises `ConfigError` for values out of range and for an
     `out` in use.
     """
-    counts = (
-        range(sessions_per_user, sessions_per_user + 1)
-        if isinstance(sessions_per_user, int)
-        else sessions_per_user
-    )
+    drawn = sessions_per_user
+    counts = drawn if isinstance(drawn, range) else range(drawn, drawn + 1)
     file_format = file_format or ("csv" if log_format == "batch" else "jsonl")
-    _check(
-        out, users, counts, log_format, file_format, events_per_session, chunk_users, rows_per_file, overwrite
-    )
-    began = time.perf_counter()
     noise = noise or NoiseConfig()
-    catalogue = build_catalogue()
-    table = MessageTable(catalogue, quoted=log_format == "live" or noise.quoted_batch)
-    expander = Expander(catalogue, table, noise.view_rate, noise.chatter_rate, noise.cts_share)
+    job = _Job(users, counts, seed, log_format, file_format, noise, events_per_session, chunk_users,
+               rows_per_file, include_user)  # fmt: skip
+    _check(job, out, overwrite)
+    began = time.perf_counter()
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    (partial / "truth").mkdir(parents=True)
-    report = SimulationReport(users=users, commands=sum(not c.noise for c in catalogue.commands))
-    items = clean_items(catalogue)
-    writer = LogWriter(partial / "logs", table, log_format, file_format, rows_per_file, include_user)
-    with writer, TruthWriter(partial / "truth" / "clean.parquet", items) as truth:
-        chunks = _chunks(catalogue, expander, users, counts, seed, noise, events_per_session, chunk_users)
-        for chunk, sessions in tqdm(
-            chunks, total=-(-users // chunk_users), desc="simulate", disable=not progress
-        ):
-            writer.write(chunk, sessions)
-            truth.write(chunk, sessions)
-            _tally(report, chunk, len(sessions.session_id))
-    report.files, report.rows_by_category = writer.files, dict(sorted(writer.by_category.items()))
-    _write_facts(partial, catalogue, report, {"seed": seed, "log_format": log_format, "noise": asdict(noise)})
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
+    try:
+        report = _write(job, partial, progress)
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     report.seconds = time.perf_counter() - began
     return report
 
 
-def _check(
-    out: Path,
-    users: int,
-    counts: range,
-    log_format: str,
-    file_format: str,
-    events: float,
-    chunk_users: int,
-    rows_per_file: int,
-    overwrite: bool,
-) -> None:
+@dataclass(frozen=True)
+class _Job:
+    users: int
+    counts: range
+    seed: int
+    log_format: str
+    file_format: str
+    noise: NoiseConfig
+    events: float
+    chunk_users: int
+    rows_per_file: int
+    with_user: bool
+
+
+def _write(job: _Job, folder: Path, progress: bool) -> SimulationReport:
+    """Write everything into `folder`."""
+    noise = job.noise
+    catalogue = build_catalogue()
+    table = MessageTable(catalogue, quoted=job.log_format == "live" or noise.quoted_batch)
+    expander = Expander(catalogue, table, noise.view_rate, noise.chatter_rate, noise.cts_share)
+    (folder / "truth").mkdir(parents=True)
+    report = SimulationReport(users=job.users, commands=sum(not c.noise for c in catalogue.commands))
+    truth_file = TruthWriter(folder / "truth" / "clean.parquet", clean_items(catalogue))
+    log_files = LogWriter(
+        folder / "logs", table, job.log_format, job.file_format, job.rows_per_file, job.with_user
+    )
+    total = -(-job.users // job.chunk_users)
+    with log_files as logs, truth_file as truth:
+        chunks = _chunks(catalogue, expander, job)
+        for chunk, sessions in tqdm(chunks, total=total, desc="simulate", disable=not progress):
+            logs.write(chunk, sessions)
+            truth.write(chunk, sessions)
+            _tally(report, chunk, len(sessions.session_id))
+    report.files, report.rows_by_category = logs.files, dict(sorted(logs.by_category.items()))
+    settings = {"seed": job.seed, "log_format": job.log_format, "noise": asdict(noise)}
+    _write_facts(folder, catalogue, report, settings)
+    return report
+
+
+def _check(job: _Job, out: Path, overwrite: bool) -> None:
     for name, value, known in (
-        ("log_format", log_format, LOG_FORMATS),
-        ("file_format", file_format, FILE_FORMATS),
+        ("log_format", job.log_format, LOG_FORMATS),
+        ("file_format", job.file_format, FILE_FORMATS),
     ):
         if value not in known:
             raise ConfigError(f"{name} '{value}' is not known{nearest(value, known)}")
-    sizes = {
-        "users": users,
-        "chunk_users": chunk_users,
-        "rows_per_file": rows_per_file,
-        "events_per_session": events,
-    }
+    sizes = {"users": job.users, "chunk_users": job.chunk_users, "rows_per_file": job.rows_per_file,
+             "events_per_session": job.events}  # fmt: skip
     for name, size in sizes.items():
         if size < 1:
             raise ConfigError(f"{name} ({size}) must be at least 1")
-    if len(counts) == 0 or counts[0] < 1:
-        raise ConfigError(f"sessions_per_user ({counts}) must hold at least one number, from 1 on")
+    if len(job.counts) == 0 or min(job.counts) < 1:
+        raise ConfigError(f"sessions_per_user ({job.counts}) must hold at least one number, from 1 on")
     if out.exists():
         # Only a folder that this generator made (or an empty one) is ever replaced.
         if not out.is_dir() or (any(out.iterdir()) and not (out / "simulation.json").is_file()):
@@ -180,38 +189,22 @@ def _check(
             raise ConfigError(f"{out}: holds an earlier simulation; choose another --out or pass --overwrite")
 
 
-def _chunks(
-    catalogue: Catalogue,
-    expander: Expander,
-    users: int,
-    counts: range,
-    seed: int,
-    noise: NoiseConfig,
-    events: float,
-    chunk_users: int,
-) -> Iterator[tuple[Chunk, SessionFacts]]:
+def _chunks(catalogue: Catalogue, expander: Expander, job: _Job) -> Iterator[tuple[Chunk, SessionFacts]]:
     """Chunks of `chunk_users` users with their sessions."""
     grammar = build_grammar(catalogue)
-    facts = Facts(grammar)
-    rates = Rates(
-        noise.repeat_rate,
-        noise.interruption_rate,
-        noise.clutter_rate,
-        noise.abort_rate,
-        noise.short_session_rate,
-        noise.rare_rate,
-        noise.stray_undo_rate,
-    )
+    facts, noise, seed = Facts(grammar), job.noise, job.seed
+    rates = Rates(noise.repeat_rate, noise.interruption_rate, noise.clutter_rate, noise.abort_rate,
+                  noise.short_session_rate, noise.rare_rate, noise.stray_undo_rate)  # fmt: skip
     number = 0
-    for index, first in enumerate(range(0, users, chunk_users)):
+    for index, first in enumerate(range(0, job.users, job.chunk_users)):
         ops = Operations()
-        for user_number in range(first, min(first + chunk_users, users)):
+        for user_number in range(first, min(first + job.chunk_users, job.users)):
             rng = Random(f"{seed}-{user_number}")
             user = User(grammar, rng, noise.undo_rate)
-            for _ in range(rng.choice(counts)):
+            for _ in range(rng.choice(job.counts)):
                 ops.sessions.append((user_number, len(ops.kind)))
                 ops.languages.append(user.language)
-                run_session(facts, user, ops, rng, rates, events)
+                run_session(facts, user, ops, rng, rates, job.events)
         random = np.random.default_rng([seed, first])
         chunk = expander.expand(ops, random)
         day = _EPOCH + index * 2 * 1440 * _MINUTE
@@ -322,7 +315,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m data_processing.simulate",
         description="Generate Vectorworks-style logs with known truth.",
         epilog="example: python -m data_processing.simulate --out out/simulated --users 200 --seed 0 "
-               "--format batch",
+        "--format batch",
     )
     made.add_argument("--out", type=Path, required=True, help="folder to make")
     made.add_argument("--users", type=int, default=None, help="number of users (300; 60 with --quick)")

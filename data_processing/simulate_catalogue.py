@@ -1,4 +1,4 @@
-"""The command catalogue of the log generator: names in five languages, ids, classes, targets and descriptions.
+"""Commands of the log generator: names in five languages, ids, classes, targets and descriptions.
 
 Commands are composed from a lexicon of nouns and verbs, so that one id carries a different name in each
 language. Ids avoid the view ids that cleaning drops, save on menus, which keep theirs on purpose: a filter
@@ -137,21 +137,22 @@ view|View|Ansicht|Vue|ビュー|Vista
 """
 
 MENUS = (
-    "file.new.document file.open.document file.save.document file.import.dwg file.import.pdf
-    file.import.image " "file.import.ifc file.export.pdf file.export.dwg file.export.ifc file.export.image
-    file.print.sheet " "file.update.reference file.new.reference edit.copy.selection edit.paste.selection
-    edit.duplicate.object " "edit.select.object edit.delete.selection edit.select.class edit.select.layer
-    modify.align.object " "modify.group.object modify.ungroup.group modify.rotate.object
-    modify.mirror.object modify.scale.object " "modify.convert.polyline modify.convert.group
-    modify.edit.group modify.assign.class modify.assign.layer " "modify.assign.texture
-    modify.assign.material modify.assign.record model.add.object model.subtract.object "
-    "model.create.site_model model.update.site_model model.edit.texture model.new.texture model.new.material
-    " "aec.create.space aec.create.story aec.edit.story aec.update.worksheet aec.new.worksheet
-    aec.edit.worksheet " "aec.new.record organise.new.class organise.edit.class organise.hide.class
-    organise.show.class " "organise.new.layer organise.edit.layer organise.hide.layer organise.show.layer
-    organise.new.sheet " "organise.edit.sheet organise.purge.document view.show.rendering
-    view.edit.rendering view.update.rendering " "view.new.camera view.edit.camera view.show.selection
-    view.hide.selection" )
+    "file.new.document file.open.document file.save.document file.import.dwg file.import.pdf "
+    "file.import.image file.import.ifc file.export.pdf file.export.dwg file.export.ifc file.export.image "
+    "file.print.sheet file.update.reference file.new.reference edit.copy.selection edit.paste.selection "
+    "edit.duplicate.object edit.select.object edit.delete.selection edit.select.class edit.select.layer "
+    "modify.align.object modify.group.object modify.ungroup.group modify.rotate.object "
+    "modify.mirror.object modify.scale.object modify.convert.polyline modify.convert.group "
+    "modify.edit.group modify.assign.class modify.assign.layer modify.assign.texture "
+    "modify.assign.material modify.assign.record model.add.object model.subtract.object "
+    "model.create.site_model model.update.site_model model.edit.texture model.new.texture "
+    "model.new.material aec.create.space aec.create.story aec.edit.story aec.update.worksheet "
+    "aec.new.worksheet aec.edit.worksheet aec.new.record organise.new.class organise.edit.class "
+    "organise.hide.class organise.show.class organise.new.layer organise.edit.layer organise.hide.layer "
+    "organise.show.layer organise.new.sheet organise.edit.sheet organise.purge.document "
+    "view.show.rendering view.edit.rendering view.update.rendering view.new.camera view.edit.camera "
+    "view.show.selection view.hide.selection"
+)
 
 # Seen in about one session in a hundred, never in a grammar: what the rare-command filter is for.
 RARE_MENUS = (
@@ -171,17 +172,34 @@ GENERIC_EVENTS = {
 # High-level command -> the low-level event that always comes right after it. "event:" is a high-level event
 # (verb.noun) that exists for this purpose, the others are menus.
 PAIRS = {
-    "aec.create.wall": "create.wall", "aec.create.roof": "create.roof", "model.create.extrude":
-    "create.extrude", "modify.create.hatch": "create.hatch", "organise.create.title_block":
-    "create.title_block", "model.create.light": "create.light", "event:convert.wall": "edit.wall",
-    "event:convert.space": "edit.space", "event:convert.tree": "edit.tree", }  # fmt: skip
+    "aec.create.wall": "create.wall",
+    "aec.create.roof": "create.roof",
+    "model.create.extrude": "create.extrude",
+    "modify.create.hatch": "create.hatch",
+    "organise.create.title_block": "create.title_block",
+    "model.create.light": "create.light",
+    "event:convert.wall": "edit.wall",
+    "event:convert.space": "edit.space",
+    "event:convert.tree": "edit.tree",
+}
 
 # View commands: (number of the tool or None, number of the event, event name). All are noise.
 VIEWS = (
-    (None, 242, "Zoom"), (-242, 242, "Zoom"), (-241, 236, "Pan"), (-303, 201, "Flyover"), (None, 8, "Change
-    View"), (None, 218, "Change View"), (None, 199, "Rotate View"), (None, 307, "Force Select"), (None, 305,
-    "Viewport"), (None, 306, "Viewport"), (None, 193, "3D View"), (None, 205, "Fit Page"), (None, 203,
-    "Walkthrough"), (-240, None, "Selection Tool"), )  # fmt: skip
+    (None, 242, "Zoom"),
+    (-242, 242, "Zoom"),
+    (-241, 236, "Pan"),
+    (-303, 201, "Flyover"),
+    (None, 8, "Change View"),
+    (None, 218, "Change View"),
+    (None, 199, "Rotate View"),
+    (None, 307, "Force Select"),
+    (None, 305, "Viewport"),
+    (None, 306, "Viewport"),
+    (None, 193, "3D View"),
+    (None, 205, "Fit Page"),
+    (None, 203, "Walkthrough"),
+    (-240, None, "Selection Tool"),
+)
 
 
 @dataclass(frozen=True)
@@ -226,8 +244,10 @@ class Catalogue:
 
     def pairs(self) -> list[tuple[int, int]]:
         """Positions of (high-level, low-level) commands, in the order of `PAIRS`."""
-        return [(self.index[pair_key(high)], self.index["CE"["edit" in low] + ":" + low.split(".")[1]])
-                for high, low in PAIRS.items()]  # fmt: skip
+        prefixes = {"create": "C:", "edit": "E:"}
+        lows = {high: low.split(".") for high, low in PAIRS.items()}
+        return [(self.index[pair_key(high)], self.index[prefixes[verb] + noun])
+                for high, (verb, noun) in lows.items()]  # fmt: skip
 
 
 def pair_key(high: str) -> str:
@@ -259,8 +279,8 @@ def _add_events(catalogue: Catalogue, nouns: dict[str, list[str]], verbs: dict[s
         prefix = {"create": "C", "edit": "E"}.get(verb)
         key = f"{prefix}:{noun}" if prefix else f"P:{verb}.{noun}"
         text = f"Finishes the command {english}, which works on objects of the type {target.lower()}."
-        catalogue.put(key, Command(END_EVENT, next(numbers), _phrase(verbs[verb], nouns[noun]), verbs[verb][5],
-                                   target, text))  # fmt: skip
+        names = _phrase(verbs[verb], nouns[noun])
+        catalogue.put(key, Command(END_EVENT, next(numbers), names, verbs[verb][5], target, text))
 
 
 def _add_tools(catalogue: Catalogue, nouns: dict[str, list[str]], verbs: dict[str, list[str]]) -> None:

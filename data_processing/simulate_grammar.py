@@ -16,73 +16,109 @@ from data_processing.simulate_catalogue import LANGUAGES, Catalogue
 
 # name -> (weight, family of slot a, family of slot b, text, usual next tasks)
 TASKS: dict[str, tuple[float, str, str, str, tuple[str, ...]]] = {
-    "shell": (5, "shell", "opening",
-              "M:organise.new.layer?0.3 (T:a C:a){2,5} (G:drag E:a)?0.4 (T:b C:b){1,4} "
-              "M:edit.select.object?0.4 "
-              "(G:drag E:a T:b C:b){1,3} M:file.save.document?0.5 E:b", ("fit_out", "annotate", "spaces")),
-    "fit_out": (4, "fitting", "fitting",
-                "T:a C:a (G:duplicate G:drag){1,4} T:rotate G:rotate E:a (T:b C:b G:duplicate T:rotate "
-                "G:rotate){1,2} "
-                "G:drag E:b M:modify.assign.class G:assign", ("annotate", "spaces")),
-    "draft": (4, "draft", "draft",
-              "(T:a C:a T:b C:b){1,4} (T:trim G:trim | T:offset G:offset | T:fillet G:fillet){1,3} (G:drag "
-              "E:a){0,2} "
-              "G:combine M:modify.group.object G:group M:modify.edit.group E:b", ("annotate", "tidy")),
-    "solids": (3, "solid", "solid",
-               "T:a C:a T:b C:b T:move G:move (M:model.add.object G:add | M:model.subtract.object "
-               "G:subtract){1,2} "
-               "T:fillet G:fillet (T:chamfer G:chamfer)?0.4 E:a T:scale G:scale E:b", ("texture", "draft")),
-    "site": (2, "site", "site",
-             "M:model.create.site_model?0.5 (T:a C:a G:duplicate){1,4} M:model.update.site_model T:b C:b "
-             "G:drag E:a "
-             "M:model.update.site_model E:b P:convert.tree?0.3", ("annotate", "texture")),
-    "stage": (2, "stage", "stage",
-              "(T:a C:a){1,3} M:edit.duplicate.object G:duplicate G:align (T:b C:b G:align){1,3} "
-              "M:modify.align.object "
-              "G:align E:a M:modify.assign.record G:assign E:b", ("annotate", "sheets")),
-    "spaces": (2, "plan", "shell",
-               "M:aec.create.space T:a C:a (E:a G:drag T:a C:a){1,3} M:aec.update.worksheet "
-               "(M:aec.edit.worksheet M:aec.update.worksheet){0,2} P:convert.space?0.3 E:b", ("sheets", "annotate")),
-    "annotate": (4, "note", "note",
-                 "(T:n C:n G:drag){1,4} E:r (T:a C:a){0,3} M:edit.select.object E:q T:n C:n E:n",
-                 ("sheets", "publish")),
-    "sheets": (3, "sheet", "note",
-               "M:organise.new.sheet M:organise.edit.sheet T:title_block C:title_block (T:a C:a G:move){1,3} "
-               "M:organise.edit.sheet T:b C:b E:a M:view.update.rendering", ("publish", "annotate")),
-    "publish": (2, "sheet", "note",
-                "M:view.update.rendering?0.5 M:file.save.document (M:file.export.pdf | M:file.export.dwg | "
-                "M:file.export.ifc | M:file.print.sheet){1,2} M:file.save.document E:a", ("shell", "draft")),
-    "trace": (2, "draft", "shell",
-              "(M:file.import.dwg | M:file.import.pdf | M:file.import.image) M:organise.new.layer G:move "
-              "T:scale "
-              "G:scale (T:a C:a){1,4} M:modify.convert.polyline E:a M:organise.hide.layer T:b C:b E:b",
-              ("shell", "draft")),
-    "organise": (2, "plan", "draft",
-                 "(M:organise.new.class M:organise.edit.class){1,3} M:edit.select.class "
-                 "M:modify.assign.class G:assign "
-                 "(M:organise.hide.class | M:organise.show.class) M:modify.assign.layer G:assign E:r "
-                 "M:organise.hide.layer?0.5 E:q", ("shell", "tidy", "draft")),
-    "texture": (2, "solid", "shell",
-                "M:model.new.texture M:model.edit.texture (M:modify.assign.texture G:assign E:r){1,3} "
-                "M:view.edit.rendering M:view.show.rendering M:model.new.material?0.3 "
-                "M:modify.assign.material G:assign "
-                "E:q M:view.show.rendering", ("publish", "camera")),
-    "camera": (1, "plan", "plan",
-               "M:view.new.camera (M:view.edit.camera M:view.show.rendering){1,3} M:file.export.image E:r",
-               ("texture", "publish")),
-    "tidy": (2, "draft", "draft",
-             "(M:edit.select.object | M:edit.select.layer) G:delete (M:view.hide.selection G:delete){0,2} "
-             "M:organise.purge.document M:modify.ungroup.group G:ungroup T:split G:split E:r", ("organise", "publish")),
-    "reference": (1, "plan", "draft",
-                  "M:file.new.reference (M:file.update.reference G:move){1,2} M:aec.new.record "
-                  "M:modify.assign.record "
-                  "G:assign T:a C:a M:aec.edit.story?0.3 E:a", ("trace", "shell")),
-    "convert": (1.5, "draft", "shell",
-                "T:a C:a G:drag (P:convert.wall | M:aec.create.wall | M:aec.create.roof | "
-                "M:model.create.extrude) E:a "
-                "(M:modify.create.hatch | M:model.create.light | M:organise.create.title_block)?0.5 T:b "
-                "C:b E:b",
-                ("shell", "solids")),
+    "shell": (
+        5, "shell", "opening",
+        "M:organise.new.layer?0.3 (T:a C:a){2,5} (G:drag E:a)?0.4 (T:b C:b){1,4} "
+        "M:edit.select.object?0.4 (G:drag E:a T:b C:b){1,3} M:file.save.document?0.5 E:b",
+        ("fit_out", "annotate", "spaces"),
+    ),
+    "fit_out": (
+        4, "fitting", "fitting",
+        "T:a C:a (G:duplicate G:drag){1,4} T:rotate G:rotate E:a (T:b C:b G:duplicate T:rotate "
+        "G:rotate){1,2} G:drag E:b M:modify.assign.class G:assign",
+        ("annotate", "spaces"),
+    ),
+    "draft": (
+        4, "draft", "draft",
+        "(T:a C:a T:b C:b){1,4} (T:trim G:trim | T:offset G:offset | T:fillet G:fillet){1,3} (G:drag "
+        "E:a){0,2} G:combine M:modify.group.object G:group M:modify.edit.group E:b",
+        ("annotate", "tidy"),
+    ),
+    "solids": (
+        3, "solid", "solid",
+        "T:a C:a T:b C:b T:move G:move (M:model.add.object G:add | M:model.subtract.object "
+        "G:subtract){1,2} T:fillet G:fillet (T:chamfer G:chamfer)?0.4 E:a T:scale G:scale E:b",
+        ("texture", "draft"),
+    ),
+    "site": (
+        2, "site", "site",
+        "M:model.create.site_model?0.5 (T:a C:a G:duplicate){1,4} M:model.update.site_model T:b C:b "
+        "G:drag E:a M:model.update.site_model E:b P:convert.tree?0.3",
+        ("annotate", "texture"),
+    ),
+    "stage": (
+        2, "stage", "stage",
+        "(T:a C:a){1,3} M:edit.duplicate.object G:duplicate G:align (T:b C:b G:align){1,3} "
+        "M:modify.align.object G:align E:a M:modify.assign.record G:assign E:b",
+        ("annotate", "sheets"),
+    ),
+    "spaces": (
+        2, "plan", "shell",
+        "M:aec.create.space T:a C:a (E:a G:drag T:a C:a){1,3} M:aec.update.worksheet "
+        "(M:aec.edit.worksheet M:aec.update.worksheet){0,2} P:convert.space?0.3 E:b",
+        ("sheets", "annotate"),
+    ),
+    "annotate": (
+        4, "note", "note",
+        "(T:n C:n G:drag){1,4} E:r (T:a C:a){0,3} M:edit.select.object E:q T:n C:n E:n",
+        ("sheets", "publish"),
+    ),
+    "sheets": (
+        3, "sheet", "note",
+        "M:organise.new.sheet M:organise.edit.sheet T:title_block C:title_block (T:a C:a G:move){1,3} "
+        "M:organise.edit.sheet T:b C:b E:a M:view.update.rendering",
+        ("publish", "annotate"),
+    ),
+    "publish": (
+        2, "sheet", "note",
+        "M:view.update.rendering?0.5 M:file.save.document (M:file.export.pdf | M:file.export.dwg | "
+        "M:file.export.ifc | M:file.print.sheet){1,2} M:file.save.document E:a",
+        ("shell", "draft"),
+    ),
+    "trace": (
+        2, "draft", "shell",
+        "(M:file.import.dwg | M:file.import.pdf | M:file.import.image) M:organise.new.layer G:move "
+        "T:scale G:scale (T:a C:a){1,4} M:modify.convert.polyline E:a M:organise.hide.layer T:b C:b E:b",
+        ("shell", "draft"),
+    ),
+    "organise": (
+        2, "plan", "draft",
+        "(M:organise.new.class M:organise.edit.class){1,3} M:edit.select.class M:modify.assign.class "
+        "G:assign (M:organise.hide.class | M:organise.show.class) M:modify.assign.layer G:assign E:r "
+        "M:organise.hide.layer?0.5 E:q",
+        ("shell", "tidy", "draft"),
+    ),
+    "texture": (
+        2, "solid", "shell",
+        "M:model.new.texture M:model.edit.texture (M:modify.assign.texture G:assign E:r){1,3} "
+        "M:view.edit.rendering M:view.show.rendering M:model.new.material?0.3 M:modify.assign.material "
+        "G:assign E:q M:view.show.rendering",
+        ("publish", "camera"),
+    ),
+    "camera": (
+        1, "plan", "plan",
+        "M:view.new.camera (M:view.edit.camera M:view.show.rendering){1,3} M:file.export.image E:r",
+        ("texture", "publish"),
+    ),
+    "tidy": (
+        2, "draft", "draft",
+        "(M:edit.select.object | M:edit.select.layer) G:delete (M:view.hide.selection G:delete){0,2} "
+        "M:organise.purge.document M:modify.ungroup.group G:ungroup T:split G:split E:r",
+        ("organise", "publish"),
+    ),
+    "reference": (
+        1, "plan", "draft",
+        "M:file.new.reference (M:file.update.reference G:move){1,2} M:aec.new.record "
+        "M:modify.assign.record G:assign T:a C:a M:aec.edit.story?0.3 E:a",
+        ("trace", "shell"),
+    ),
+    "convert": (
+        1.5, "draft", "shell",
+        "T:a C:a G:drag (P:convert.wall | M:aec.create.wall | M:aec.create.roof | "
+        "M:model.create.extrude) E:a (M:modify.create.hatch | M:model.create.light | "
+        "M:organise.create.title_block)?0.5 T:b C:b E:b",
+        ("shell", "solids"),
+    ),
 }  # fmt: skip
 
 # Short interruptions of any task; each user has favourites. After one the task goes on where it stood.
@@ -173,7 +209,7 @@ def build_grammar(catalogue: Catalogue) -> Grammar:
 
 
 class User:
-    """One person: language, mixture of tasks, favourite objects, habits at every choice, undo and repeat rates."""
+    """One person: language, mixture of tasks, favourite objects, habits at choices, undo rate."""
 
     def __init__(self, grammar: Grammar, rng: Random, undo_rate: float) -> None:
         self.grammar = grammar

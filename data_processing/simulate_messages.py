@@ -1,4 +1,4 @@
-"""Every text that a generated log can hold: the Vectorworks event grammar, per row kind, language and spelling."""
+"""Every text that a generated log can hold: the Vectorworks event grammar in five languages."""
 
 from dataclasses import dataclass
 
@@ -51,7 +51,8 @@ def _message(row: str, command: Command, language: str, variant: int, quoted: bo
         number = 56 if row == "menu_undo" else 57
         return f"Menu: {quote}{row[5:].title()} {names[0]}{quote} ({number}) (1)"
     prefixes = {"begin": "Event: (MAX-20)", "internal": "Begin Internal Event:", "undo": "Undo Event:",
-                "redo": "Redo Event:", "remove": "Undo and Remove Action:", "abort": "Abort Event:"}  # fmt: skip
+                "redo": "Redo Event:", "remove": "Undo and Remove Action:",
+                "abort": "Abort Event:"}  # fmt: skip
     if row == "destroy":
         return f"DestroyEvent: (MAX-20) Deleting undo event {tail} ."
     if row == "renamed":

@@ -1,12 +1,11 @@
 """Writers of the log generator: log files in both formats, the truth, and the metadata of the commands."""
 
-import io
 import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import numpy as np
 import polars as pl
@@ -36,7 +35,7 @@ class SessionFacts:
 
 
 class LogWriter:
-    """Writes the rows of chunks, in time order, to ``part-00000`` and so on; a session may go on in the next part."""
+    """Writes rows in time order to ``part-00000`` and so on; a session may go on in the next part."""
 
     def __init__(
         self,
@@ -53,7 +52,7 @@ class LogWriter:
         self.files: list[str] = []
         self.by_category: Counter[str] = Counter()
         self._room = 0
-        self._text: io.BufferedWriter | None = None
+        self._text: BinaryIO | None = None
         self._parquet: pq.ParquetWriter | None = None
         self._json = _json_tails(table) if self.live and file_format == "jsonl" else None
 
@@ -92,55 +91,23 @@ class LogWriter:
     def _live(
         self, code: np.ndarray, time: np.ndarray, session: np.ndarray, facts: SessionFacts
     ) -> pl.DataFrame:
-        minutes = _ZONE_MINUTES[facts.language]
-        uptime = facts.uptime[session] + (time - facts.start[session])
-        zones = pl.Series([f" +{m // 60:02d}{m % 60:02d}" for m in minutes])
-        clock = pl.DataFrame(
-            {
-                "wall": _format_time(time + minutes[session] * 60_000_000, "%m/%d/%Y %H:%M:%S "),
-                "seconds": uptime // 1_000_000,
-                "micros": uptime % 1_000_000,
-                "zone": zones.gather(session),
-            }
-        )
-        stamp = pl.concat_str(
-            "wall",
-            pl.col("seconds").cast(pl.String),
-            pl.lit("."),
-            pl.col("micros").cast(pl.String).str.zfill(6),
-            "zone",
-        )
-        ts = clock.select(stamp.alias("ts"))["ts"]
+        ts = _live_time(time, session, facts)
         heads = _session_columns(facts)
-        if self._json is not None:
-            head = pl.Series(
-                [json.dumps(row, ensure_ascii=False, separators=(",", ":"))[1:-1] for row in heads.to_dicts()]
-            )
-            levels, tails = self._json
-            parts = pl.DataFrame(
-                [
-                    ts.alias("ts"),
-                    levels.gather(code).alias("level"),
-                    head.gather(session).alias("head"),
-                    tails.gather(code).alias("tail"),
-                ]
-            )
-            line = pl.concat_str(pl.lit('{"ts":"'), "ts", pl.lit('",'), "level", pl.lit(","), "head", "tail")
-            return parts.select(line.alias("line"))
-        texts = self.table.texts[code]
-        rows = heads[session]
-        return pl.DataFrame(
-            [
-                ts,
-                texts["log_lvl"],
-                *rows.get_columns(),
-                texts["cat"],
-                texts["label"],
-                texts["message"],
-                texts["reason"],
-                texts["source"],
-            ]
-        ).with_columns(type=pl.lit("INFO"))
+        if self._json is None:
+            texts = self.table.texts[code]
+            last = [texts[name] for name in ("cat", "label", "message", "reason", "source")]
+            columns = [ts, texts["log_lvl"], *heads[session].get_columns(), *last]
+            return pl.DataFrame(columns).with_columns(type=pl.lit("INFO"))
+        bare = [json.dumps(row, ensure_ascii=False, separators=(",", ":"))[1:-1] for row in heads.to_dicts()]
+        levels, tails = self._json
+        parts = {
+            "ts": ts,
+            "level": levels.gather(code),
+            "head": pl.Series(bare).gather(session),
+            "tail": tails.gather(code),
+        }
+        line = pl.concat_str(pl.lit('{"ts":"'), "ts", pl.lit('",'), "level", pl.lit(","), "head", "tail")
+        return pl.DataFrame(parts).select(line.alias("line"))
 
     def _append(self, frame: pl.DataFrame) -> None:
         while len(frame):
@@ -151,17 +118,15 @@ class LogWriter:
             if self._parquet is not None:
                 self._parquet.write_table(part.to_arrow(compat_level=pl.CompatLevel.oldest()))
             elif self._text is not None:
-                self._write_text(part)
+                self._write_text(part, self._text)
 
-    def _write_text(self, part: pl.DataFrame) -> None:
-        assert self._text is not None
+    def _write_text(self, part: pl.DataFrame, file: BinaryIO) -> None:
         if self._json is not None:
-            # Lines are finished JSON texts; a quote character that never occurs keeps the writer from touching them.
-            self._text.write(("\n".join(part["line"].to_list()) + "\n").encode())
+            file.write(("\n".join(part["line"].to_list()) + "\n").encode())
         elif self.file_format == "csv":
-            part.write_csv(self._text, include_header=False)
+            part.write_csv(file, include_header=False)
         else:
-            part.write_ndjson(self._text)
+            part.write_ndjson(file)
 
     def _open(self, frame: pl.DataFrame) -> None:
         self._close()
@@ -188,6 +153,23 @@ def _format_time(microseconds: np.ndarray, form: str) -> pl.Series:
     return pl.Series(microseconds).cast(pl.Datetime("us")).dt.to_string(form)
 
 
+def _live_time(time: np.ndarray, session: np.ndarray, facts: SessionFacts) -> pl.Series:
+    """``MM/DD/YYYY HH:MM:SS <seconds.micro> +ZZZZ``: local wall clock, second counter, zone."""
+    minutes = _ZONE_MINUTES[facts.language]
+    uptime = facts.uptime[session] + (time - facts.start[session])
+    clock = pl.DataFrame(
+        {
+            "wall": _format_time(time + minutes[session] * 60_000_000, "%m/%d/%Y %H:%M:%S "),
+            "seconds": uptime // 1_000_000,
+            "micros": uptime % 1_000_000,
+            "zone": pl.Series([f" +{m // 60:02d}{m % 60:02d}" for m in minutes]).gather(session),
+        }
+    )
+    micros = pl.col("micros").cast(pl.String).str.zfill(6)
+    stamp = pl.concat_str("wall", pl.col("seconds").cast(pl.String), pl.lit("."), micros, "zone")
+    return clock.select(stamp.alias("ts"))["ts"]
+
+
 def _session_columns(facts: SessionFacts) -> pl.DataFrame:
     system = [_SYSTEMS[int(user[-1], 16) % 3 == 0] for user in facts.user_id]
     return pl.DataFrame(
@@ -202,7 +184,7 @@ def _session_columns(facts: SessionFacts) -> pl.DataFrame:
 
 
 def _json_tails(table: MessageTable) -> tuple[pl.Series, pl.Series]:
-    """For every text: the level as JSON, and everything after the session's fields, absent fields left out."""
+    """For every text: the level, and all after the session's fields; absent fields are left out."""
     levels, tails = [], []
     for row in table.texts.iter_rows(named=True):
         values = {
@@ -220,7 +202,7 @@ def _json_tails(table: MessageTable) -> tuple[pl.Series, pl.Series]:
 
 
 def clean_items(catalogue: Catalogue) -> pl.DataFrame:
-    """Item, canonical id and category of each (language, command), at row ``language * commands + command``."""
+    """Item, canonical id and category, at row ``language * number of commands + command``."""
     rows = [
         (
             command.item_id(language),
@@ -288,7 +270,7 @@ class TruthWriter:
 
 
 def commands_table(catalogue: Catalogue) -> pl.DataFrame:
-    """Metadata, one row per language variant: item_id, classification, target, description, language, canonical_id."""
+    """Metadata, one row per language variant: class, target, description, language, canonical id."""
     rows = {
         command.item_id(language): (
             command.classification,

@@ -23,8 +23,8 @@ from data_processing.simulate_session import (
 )
 
 OP_VIEW, OP_VIEW_TOOL, OP_SELECT, OP_CHATTER = range(7, 11)
-# Templates of each operation: (weight, rows). "/2" takes the operation's second command (another event for Destroy,
-# the view tool for views). With CTS chatter switched on, events are also wrapped in labelled CTS rows.
+# Templates of each operation: (weight, rows). "/2" takes the operation's second command (another event for
+# Destroy, the view tool for views). With CTS chatter on, events are also wrapped in labelled CTS rows.
 _TEMPLATES: dict[int, list[tuple[float, str]]] = {
     OP_TOOL: [(1, "tool")],
     OP_MENU: [(1, "menu")],
@@ -140,8 +140,8 @@ class Expander:
         full, planted = self._with_noise(ops, rng)
         templates = self.templates
         template = np.zeros(len(full.kind), dtype=np.int64)
-        for kind, (numbers, cumulative) in enumerate(templates.choices):
-            mask = full.kind == kind
+        for operation, (numbers, cumulative) in enumerate(templates.choices):
+            mask = full.kind == operation
             template[mask] = numbers[np.searchsorted(cumulative, rng.random(int(mask.sum())), side="right")]
         length = templates.lengths[template]
         chatter = self._chatter(template, length, rng)

@@ -93,7 +93,7 @@ class Session:
                 self.locked.update((at, len(self.ops.kind) - 1))
 
     def _mark(self, event: int, keep: bool) -> None:
-        """Mark an event and the Tool or Menu operation that began it (the last one since the event before)."""
+        """Mark an event and the Tool or Menu that began it (the last one since the event before)."""
         ops = self.ops
         ops.keep[event] = keep
         for at in range(event - 1, self.start - 1, -1):
@@ -128,7 +128,7 @@ class Session:
         """One undo chain on the newest events, of a kind drawn by `CHAINS`."""
         if not self.done or self.done[-1] in self.locked:
             return  # undoing half of a high-level pair would break "always"
-        name = self.rng.choices(list(CHAINS), CHAINS.values())[0]
+        name = self.rng.choices(list(CHAINS), list(CHAINS.values()))[0]
         if name == "multiple_undo_some_redo":
             free = 0
             while free < len(self.done) and self.done[-1 - free] not in self.locked:

@@ -92,7 +92,7 @@ class Baseline:
 
     def _fitted(self) -> int:
         if not self.num_items:
-            raise InputError(f"{type(self).__name__} is not fitted; call fit(values, offsets, num_items) first")
+            raise InputError(f"{type(self).__name__} is not fitted; call fit first")
         return self.num_items
 
     def _context(self, ids: npt.ArrayLike) -> Ints:
@@ -135,20 +135,22 @@ class LastItem(Baseline):
 class Markov1(Baseline):
     r"""First-order transitions, smoothed additively towards popularity.
 
-    :math:`s_1(c | b) = (n(b, c) + k\, s_0(c)) / (n(b) + k)` with :math:`s_0` the popularity (a Dirichlet prior
-    of mass k; MacKay and Peto 1995). A context that train never saw gives popularity.
+    :math:`s_1(c | b) = (n(b, c) + k\, s_0(c)) / (n(b) + k)` with :math:`s_0` the popularity (a Dirichlet
+    prior of mass k; MacKay and Peto 1995). A context that train never saw gives popularity.
 
-    k: weight of the lower order, in events.
+    k: weight of the lower order, in events. The default had the best NDCG@10 of Markov-2 on validation
+        developers of the Visual Studio logs, of 0.3, 1, 3, 10, 30, 100; absolute discounting and
+        Witten-Bell weights came within 0.001 of that NDCG.
     """
 
-    def __init__(self, first_id: int = 3, k: float = 1.0) -> None:
+    def __init__(self, first_id: int = 3, k: float = 3.0) -> None:
         super().__init__(first_id)
         if not (math.isfinite(k) and k > 0):
             raise ConfigError(f"k ({k}) must be a finite number above 0")
         self.k = k
 
     def _fit(self, previous: Ints, last: Ints, target: Ints) -> None:
-        self.first = _Transitions.count(last, target)
+        self.first = _Transitions.of(last, target)
 
     def _scores(self, previous: Ints, last: Ints) -> Floats:
         return self.first.smooth(last, np.tile(self.unigram, (len(last), 1)), self.k)
@@ -157,13 +159,14 @@ class Markov1(Baseline):
 class Markov2(Markov1):
     r"""Second-order transitions that back off to Markov-1, and that to popularity.
 
-    :math:`s_2(c | a, b) = (n(a, b, c) + k\, s_1(c | b)) / (n(a, b) + k)`, `s_1` as in `Markov1`. A pair that train
-    never saw gives exactly Markov-1's scores. The first event of a sequence has no `a`; padding stands there.
+    :math:`s_2(c | a, b) = (n(a, b, c) + k\, s_1(c | b)) / (n(a, b) + k)`, with :math:`s_1` as in `Markov1`. A
+    pair that train never saw gives exactly Markov-1's scores. An event with only one before it has padding
+    for `a`.
     """
 
     def _fit(self, previous: Ints, last: Ints, target: Ints) -> None:
         super()._fit(previous, last, target)
-        self.second = _Transitions.count(previous * self.num_items + last, target)
+        self.second = _Transitions.of(previous * self.num_items + last, target)
 
     def _scores(self, previous: Ints, last: Ints) -> Floats:
         return self.second.smooth(previous * self.num_items + last, super()._scores(previous, last), self.k)
@@ -179,7 +182,7 @@ class _Transitions(NamedTuple):
     totals: Floats  # [C]
 
     @classmethod
-    def count(cls, contexts: Ints, items: Ints) -> "_Transitions":
+    def of(cls, contexts: Ints, items: Ints) -> "_Transitions":
         """Count pairs of context ``[M]`` and item ``[M]``."""
         names, inverse = np.unique(contexts, return_inverse=True)
         base = int(items.max()) + 1

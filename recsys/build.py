@@ -70,7 +70,9 @@ def build_catalogue_loss(config: LossConfig, reserved: int) -> CatalogueLoss:
         case "focal":
             return Focal(gamma=config.gamma, dtype=config.dtype, ignore_rows=reserved)
         case "cross_entropy":
-            return CrossEntropy(label_smoothing=config.label_smoothing, dtype=config.dtype, ignore_rows=reserved)
+            return CrossEntropy(
+                label_smoothing=config.label_smoothing, dtype=config.dtype, ignore_rows=reserved
+            )
 
 
 def _build_head(config: AuxiliaryConfig, column: Column, model: ModelConfig) -> CatalogueHead | RealHead:
@@ -78,17 +80,25 @@ def _build_head(config: AuxiliaryConfig, column: Column, model: ModelConfig) -> 
     if column.kind is Kind.CONTINUOUS:
         return RealHead(hidden_size=size, loss=MeanSquaredError())
     loss = build_catalogue_loss(config.loss, column.first_id)
-    return CatalogueHead(hidden_size=size, cardinality=_cardinality(column), reserved=column.first_id, loss=loss)
+    return CatalogueHead(
+        hidden_size=size, cardinality=_cardinality(column), reserved=column.first_id, loss=loss
+    )
 
 
 def _auxiliary(config: ModelConfig, schema: Schema) -> list[AuxiliaryConfig]:
     """The auxiliary heads asked for, or the document's two where the data have them."""
     if config.auxiliary is None:
-        return [AuxiliaryConfig(column=name, loss=config.loss) for name in (CLASSIFICATION, TARGET) if name in schema]
+        return [
+            AuxiliaryConfig(column=name, loss=config.loss)
+            for name in (CLASSIFICATION, TARGET)
+            if name in schema
+        ]
     for head in config.auxiliary:
         column = schema[head.column]
         if column.kind not in (Kind.CATEGORICAL, Kind.CONTINUOUS):
-            raise ConfigError(f"model.auxiliary: column '{head.column}' is {column.kind.value}; it cannot be predicted")
+            raise ConfigError(
+                f"model.auxiliary: column '{head.column}' is {column.kind.value}; it cannot be predicted"
+            )
         if head.column == schema.item().name:
             raise ConfigError(f"model.auxiliary: '{head.column}' is the main head already")
     return config.auxiliary
@@ -100,10 +110,14 @@ def _build_inputs(
     item = schema.item()
     wanted = _streams(config.inputs, schema, pretrained is not None)
     attributes = [
-        c for c in schema.select(kind=Kind.CATEGORICAL, scope=Scope.ITEM) if c.name in wanted and c.name != item.name
+        c
+        for c in schema.select(kind=Kind.CATEGORICAL, scope=Scope.ITEM)
+        if c.name in wanted and c.name != item.name
     ]
     events = schema.select(scope=Scope.EVENT)
-    categorical = [c for c in events if c.kind is Kind.CATEGORICAL and c.name in wanted and c.name != item.name]
+    categorical = [
+        c for c in events if c.kind is Kind.CATEGORICAL and c.name in wanted and c.name != item.name
+    ]
     continuous = [c.name for c in events if c.kind is Kind.CONTINUOUS and c.name in wanted]
     ids = [torch.from_numpy(items.get_column(c.name).to_numpy().astype("int64")) for c in attributes]
     return SequenceInputs(

@@ -16,6 +16,7 @@ Model = TypeVar("Model", bound=BaseModel)
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
+Transform = Literal["log1p", "zscore"]
 
 
 class StrictModel(BaseModel):
@@ -33,8 +34,12 @@ class SplitConfig(StrictModel):
     validation_share: Share = 0.1  # of the groups that are not test
     every: Annotated[int, Field(ge=2)] = 5  # rule every_nth: test = groups 0, n, 2n, ... of the sorted groups
     test_groups: list[str] = Field(default_factory=list)  # rule list
-    validation_groups: list[str] = Field(default_factory=list)  # rule list; empty: validation_share of the rest
-    coverage: bool = True  # an item of two groups is in train and test, of three in all; never moves fixed test groups
+    validation_groups: list[str] = Field(
+        default_factory=list
+    )  # rule list; empty: validation_share of the rest
+    coverage: bool = (
+        True  # an item of two groups is in train and test, of three in all; never moves fixed test groups
+    )
     seed: int = 0
 
 
@@ -60,7 +65,7 @@ class CategoricalConfig(StrictModel):
 class ContinuousConfig(StrictModel):
     """One column of numbers; the transforms apply in order."""
 
-    transforms: list[Literal["log1p", "zscore"]] = Field(default_factory=lambda: ["zscore"])
+    transforms: list[Transform] = Field(default_factory=lambda: ["zscore"])
 
 
 class EtlConfig(StrictModel):
@@ -77,7 +82,9 @@ class EtlConfig(StrictModel):
             "merge_count": ContinuousConfig(transforms=["log1p", "zscore"]),
         }
     )
-    optional: list[str] = Field(default_factory=lambda: ["user_id", "cat", "classification", "target", "merge_count"])
+    optional: list[str] = Field(
+        default_factory=lambda: ["user_id", "cat", "classification", "target", "merge_count"]
+    )
     min_length: Count = 1  # events; shorter sequences leave (counted)
     newest: Count | None = None  # events kept of a training sequence; None keeps all
     chunk: ChunkConfig | None = None  # training split only
@@ -152,7 +159,9 @@ class ModelConfig(StrictModel):
     tied: bool = False  # the output table is the item embedding, projected
     bias: bool = False  # of the item head
     output_dropout: Probability = 0.0
-    auxiliary: list[AuxiliaryConfig] | None = None  # None: classification and target where the schema has them
+    auxiliary: list[AuxiliaryConfig] | None = (
+        None  # None: classification and target where the schema has them
+    )
 
 
 class TrainingConfig(StrictModel):
@@ -161,7 +170,9 @@ class TrainingConfig(StrictModel):
     epochs: Annotated[float, Field(gt=0)] = 10.0
     max_steps: int = -1  # optimizer steps; -1: from epochs
     batch_size: Count = 128  # most sequences in a batch (a device and step)
-    batch_events: Count | None = None  # about this many events a batch, so that steps weigh events alike; None: no limit
+    batch_events: Count | None = (
+        None  # about this many events a batch, so that steps weigh events alike; None: no limit
+    )
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     min_learning_rate_ratio: Share = 0.0  # the schedule's end, as a share of learning_rate
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -169,8 +180,12 @@ class TrainingConfig(StrictModel):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     accumulation: Count = 1  # batches a step
-    windows: Literal["random", "newest"] = "random"  # which max_length events of a longer sequence an epoch sees
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bf16 or fp16 on a GPU, else fp32
+    windows: Literal["random", "newest"] = (
+        "random"  # which max_length events of a longer sequence an epoch sees
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = (
+        "auto"  # auto: bf16 or fp16 on a GPU, else fp32
+    )
     patience: int | None = 10  # evaluations without improvement; None never stops early
     best_metric: Literal["loss", "ndcg@10", "recall@10"] = "ndcg@10"  # on the validation split
     save_steps: Count | None = None  # steps between checkpoints; None: once an epoch

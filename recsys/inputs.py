@@ -92,7 +92,9 @@ class SequenceInputs(nn.Module):
             encoder = ContinuousMLP if continuous_encoder == "mlp" else SoftOneHot
             self.continuous = encoder(len(self.event_continuous), stream_size)
             widths["continuous"] = stream_size
-        self.projections = nn.ModuleDict({name: StreamProjection(w, stream_size) for name, w in widths.items()})
+        self.projections = nn.ModuleDict(
+            {name: StreamProjection(w, stream_size) for name, w in widths.items()}
+        )
         self.fusion = fusion
         self.output = nn.Linear(stream_size, hidden_size)
         self.dropout = nn.Dropout(dropout)

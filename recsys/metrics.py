@@ -47,12 +47,13 @@ def ranks_from_scores(
         bad = np.isnan(block)
         if bad.any():
             row, item = np.argwhere(bad)[0]
-            raise InputError(f"scores: NaN at position {start + row}, item {item}; the model's output is broken")
+            raise InputError(f"scores: NaN at position {start + row}, item {item}")
         known = target >= 0
         at = np.where(known, target, 0)[:, None]  # [n, 1]
         beats = block >= np.take_along_axis(block, at, axis=1)  # [n, V]
         if excluded is not None:
-            out = np.broadcast_to(excluded if excluded.ndim == 1 else excluded[start : start + step], block.shape)
+            part = excluded if excluded.ndim == 1 else excluded[start : start + step]
+            out = np.broadcast_to(part, block.shape)  # [n, V]
             beats &= ~out
             known &= ~np.take_along_axis(out, at, axis=1)[:, 0]
         # The target itself is at least as high as itself: it is the 1 of the definition.
@@ -64,12 +65,14 @@ def _check_scores(
     scores: npt.NDArray[Any], targets: npt.NDArray[Any], excluded: npt.NDArray[np.bool_] | None
 ) -> None:
     if scores.ndim != 2 or targets.shape != scores.shape[:1]:
-        raise InputError(f"scores {list(scores.shape)} and targets {list(targets.shape)} must be [P, V] and [P]")
+        raise InputError(f"scores {list(scores.shape)}, targets {list(targets.shape)} must be [P, V], [P]")
     if targets.size and not np.issubdtype(targets.dtype, np.integer):
         raise InputError(f"targets are {targets.dtype}; they must be integers")
     if targets.size and int(targets.max()) >= scores.shape[1]:
         raise InputError(f"target {int(targets.max())} is not below the number of items ({scores.shape[1]})")
-    if excluded is not None and (excluded.dtype != np.bool_ or excluded.shape not in (scores.shape[1:], scores.shape)):
+    if excluded is None:
+        return
+    if excluded.dtype != np.bool_ or excluded.shape not in (scores.shape[1:], scores.shape):
         raise InputError(
             f"excluded {list(excluded.shape)} {excluded.dtype} must be bool, "
             f"[{scores.shape[1]}] or {list(scores.shape)}"
@@ -130,7 +133,7 @@ def _checked(ranks: npt.ArrayLike, k: int) -> Ints:
 
 
 def position_metrics(ranks: npt.ArrayLike, ks: Sequence[int] = DEFAULT_KS) -> dict[str, Floats]:
-    """Every metric as one value a position ``[P]``: ``recall@k``, ``ndcg@k``, ``mrr@k`` for each k, and ``mrr``.
+    """One value a position, ``[P]``: ``recall@k``, ``ndcg@k``, ``mrr@k`` for each k, and ``mrr``.
 
     >>> sorted(position_metrics([1, 2], ks=(5,)))
     ['mrr', 'mrr@5', 'ndcg@5', 'recall@5']
@@ -165,16 +168,16 @@ def coverage(top_k_lists: npt.ArrayLike, num_items: int) -> float:
     ids = np.asarray(top_k_lists)
     distinct = len(np.unique(ids[ids >= 0]))
     if num_items < max(distinct, 1):
-        raise InputError(f"num_items ({num_items}) is below the {distinct} distinct items that were recommended")
+        raise InputError(f"num_items ({num_items}) is below the {distinct} distinct items recommended")
     return distinct / num_items
 
 
 def mean_reciprocal_popularity(top_k_lists: npt.ArrayLike, item_counts: npt.ArrayLike) -> float:
     r"""How far the lists reach beyond the popular: mean over lists of the mean of ``1 / (1 + count)``.
 
-    :math:`\frac{1}{P} \sum_p \frac{1}{|L_p|} \sum_{i \in L_p} \frac{1}{1 + n_i}` with :math:`n_i` the events of
-    item i in train; in (0, 1], 1 for lists of items that training never saw. Negative ids are skipped, and
-    empty lists left out; raises InputError where every list is empty.
+    :math:`\frac{1}{P} \sum_p \frac{1}{|L_p|} \sum_{i \in L_p} \frac{1}{1 + n_i}` with :math:`n_i` the
+    events of item i in train; in (0, 1], 1 for lists of items that training never saw. Negative ids are
+    skipped, and empty lists left out; raises InputError where every list is empty.
 
     top_k_lists: ``[P, k]`` ids. item_counts: ``[V]`` events in train.
 

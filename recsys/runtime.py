@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import wraps
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -64,7 +64,14 @@ def progress(items: Iterable[T], what: str, total: int | None = None, unit: str 
     return tqdm(items, desc=what, total=total, unit=unit, delay=2.0, leave=False, file=sys.stderr)
 
 
-def command_line(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] | None], int]:
+class EntryPoint(Protocol):
+    """A command: takes arguments (those of the process by default) and returns the exit status."""
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> int:
+        """Run and return the exit status."""
+
+
+def command_line(main: Callable[[Sequence[str]], None]) -> EntryPoint:
     """Turn `main(arguments)` into an entry point: a `RecsysError` becomes one line and exit status 2.
 
     ``--debug`` anywhere among the arguments shows the traceback instead. Ctrl-C leaves with 130.

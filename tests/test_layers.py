@@ -23,7 +23,7 @@ LAYERS = (
 )
 LAYER_OF = {unit: layer for layer, units in enumerate(LAYERS) for unit in units}
 LIGHT = ("errors", "schema", "config", "metrics", "buckets")
-HEAVY = {"torch", "transformers", "accelerate", "sklearn", "scipy", "plotly", "pandas"} | {"wandb", "tensorboard"}
+HEAVY = {"torch", "transformers", "accelerate", "sklearn", "scipy", "plotly", "pandas", "wandb"}
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill"}
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 50
 

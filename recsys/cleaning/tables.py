@@ -137,7 +137,7 @@ def _read_csv(stream: Readable, name: str, choose: Choose) -> Iterator[pl.DataFr
                 has_header=False,
                 separator=separator,
                 schema=dict.fromkeys(names, pl.String),
-                columns=columns,
+                columns=sorted(names.index(c) for c in columns),
                 encoding="utf8",
             )
         except pl.exceptions.PolarsError as error:

@@ -73,7 +73,9 @@ class SequenceDataset:
         """Read ``DATASET/<split>/*.parquet`` with the schema and the item table beside it."""
         files = sorted((dataset / split).glob("*.parquet"))
         if not files:
-            raise InputError(f"{dataset}: no split '{split}'; `recsys preprocess --out {dataset}` writes train, val, test")
+            raise InputError(
+                f"{dataset}: no split '{split}'; `recsys preprocess --out {dataset}` writes train, val, test"
+            )
         schema = Schema.load(dataset / "schema.json")
         frame = pl.read_parquet(files)
         return cls.from_frame(frame, schema, pl.read_parquet(dataset / "workflow" / "items.parquet"))

@@ -5,7 +5,9 @@ import numpy as np
 from recsys.data.dataset import Array, SequenceDataset, Windows
 
 
-def training_windows(dataset: SequenceDataset, max_length: int, mode: str, rng: np.random.Generator) -> Windows:
+def training_windows(
+    dataset: SequenceDataset, max_length: int, mode: str, rng: np.random.Generator
+) -> Windows:
     """Windows of one epoch: at most `max_length` events and the one after them, which is label only.
 
     Mode `random` lays windows end to end over each sequence with a random phase, so that in every epoch each event
@@ -53,7 +55,11 @@ def evaluation_windows(dataset: SequenceDataset, max_length: int, positions: str
 
 
 def epoch_batches(
-    windows: Windows, rng: np.random.Generator, batch_size: int, batch_tokens: int | None = None, pool: int = 64
+    windows: Windows,
+    rng: np.random.Generator,
+    batch_size: int,
+    batch_tokens: int | None = None,
+    pool: int = 64,
 ) -> list[Array]:
     """Shuffled windows cut into batches of similar length (little padding), in random order.
 

@@ -1,4 +1,4 @@
-"""Reading events: a folder that cleaning wrote, a table in a file, or a data frame; in parts of whole sessions.
+"""Reading events: a folder that cleaning wrote, a table or a data frame; in parts of whole sessions.
 
 Times may be whole numbers (microseconds since 1970 UTC), numbers with a fraction (seconds since 1970 UTC),
 dates with a time (without a zone: UTC) or ISO 8601 text.
@@ -55,13 +55,14 @@ def open_events(events: Path | pl.DataFrame, work: Path, numbers: Sequence[str] 
     """Find out what is there. A bare table is spread over session-hash buckets in the folder `work`.
 
     Args:
-        events: a folder with ``events/part-*.parquet``, a .parquet, .csv or .csv.gz file, a folder of such files,
-            or a frame.
+        events: a folder with ``events/part-*.parquet``, a .parquet, .csv or .csv.gz file, a folder of such
+            files, or a frame.
         work: an existing folder for temporary files.
         numbers: columns to be read as numbers.
     """
     if isinstance(events, pl.DataFrame):
-        return Events("events", events.columns, _spread(_slices(events), events.height, "events", work, numbers))
+        paths = _spread(_slices(events), events.height, "events", work, numbers)
+        return Events("events", events.columns, paths)
     if (events / "events").is_dir():
         return _open_folder(events)
     files = [events]
@@ -69,7 +70,8 @@ def open_events(events: Path | pl.DataFrame, work: Path, numbers: Sequence[str] 
         files = sorted(f for f in events.iterdir() if f.name.endswith(SUFFIXES))
         if not files:
             found = ", ".join(sorted(f.name for f in events.iterdir())[:10]) or "nothing"
-            raise InputError(f"{events}: neither events/part-*.parquet nor {' '.join(SUFFIXES)} in it; it holds {found}")
+            wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
+            raise InputError(f"{events}: neither events/part-*.parquet nor {wanted} in it; it holds {found}")
     columns = _columns(files[0])
     rows = sum(_rows(f) for f in files)
     for file in files:
@@ -83,7 +85,7 @@ def open_events(events: Path | pl.DataFrame, work: Path, numbers: Sequence[str] 
 def _open_folder(folder: Path) -> Events:
     parts = sorted((folder / "events").glob("part-*.parquet"))
     if not parts:
-        raise InputError(f"{folder / 'events'}: no part-*.parquet in it; write it anew with `python -m data_processing`")
+        raise InputError(f"{folder / 'events'}: no part-*.parquet in it; clean the logs anew")
     commands = folder / "commands.parquet"
     return Events(
         name=str(folder),
@@ -151,7 +153,7 @@ def _rows(path: Path) -> int:
 
 
 def _batches(path: Path) -> Iterator[tuple[int, pl.DataFrame]]:
-    """Frames of the file with the number of their first row, from 1. CSV cells are text; an empty one is null."""
+    """Frames of the file with the number of their first row, from 1. CSV cells are text, empty ones null."""
     row = 1
     try:
         if path.suffix == ".parquet":
@@ -227,7 +229,9 @@ def normalise(
         elif series.name in numbers:
             columns.append(_read(series, _to_float, source, first_row, "a number"))
         elif series.dtype.is_nested() or series.dtype == pl.Binary:
-            raise InputError(f"{source}: column '{series.name}' is {series.dtype}; one plain value a row is needed")
+            raise InputError(
+                f"{source}: column '{series.name}' is {series.dtype}; one plain value a row is needed"
+            )
         else:
             columns.append(series.cast(pl.String))
     result = pl.DataFrame(columns)
@@ -249,7 +253,8 @@ def _read(
     if len(wrong):
         at = int(wrong[0])
         raise InputError(
-            f"{source}: column '{series.name}', row {first_row + at}: cannot read {series[at]!r}; expected {form}"
+            f"{source}: column '{series.name}', row {first_row + at}: cannot read {series[at]!r}; "
+            f"expected {form}"
         )
     return result
 
@@ -303,4 +308,3 @@ def _slow_microseconds(text: str) -> int | None:
     zoned = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     gone = zoned - datetime(1970, 1, 1, tzinfo=UTC)
     return (gone.days * 86_400 + gone.seconds) * MICROSECONDS + gone.microseconds
-

@@ -1,4 +1,4 @@
-"""What is fitted of one column, as sums that merge by addition, and what it does to new rows, as an expression.
+"""What is fitted of one column, as sums that merge, and what it does to new rows, as an expression.
 
 * Vocabulary: how often each value occurs in train.
 * Moments: number, mean and sum of squared differences (n, mean, M2), merged by Chan, Golub and LeVeque's rule
@@ -36,7 +36,7 @@ def merge_counts(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Values of one column in id order, the first of them with id 3; ids 0, 1, 2 are padding, null, unknown."""
+    """Values of one column in id order, the first with id 3; ids 0, 1, 2 are padding, null, unknown."""
 
     values: pl.Series  # String
     counts: pl.Series  # Int64, in train
@@ -85,7 +85,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Moments:
-    """Number, mean and sum of squared differences from the mean of the values seen; they merge in any grouping."""
+    """Number, mean and sum of squared differences from the mean; they merge in any grouping."""
 
     n: int = 0
     mean: float = 0.0

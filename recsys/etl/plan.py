@@ -1,4 +1,4 @@
-"""Which columns of a configuration the events and commands at hand have, and the sums that are fitted over them."""
+"""Which columns of a configuration the events and commands have, and the sums that are fitted over them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,6 @@ class Plan:
     event_categorical: list[str]  # of the events
     item_categorical: list[str]  # of the commands
     continuous: list[str]  # of the events, or derived (timestamp_interval)
-    has_user: bool
     has_description: bool
 
     @property
@@ -30,10 +29,13 @@ class Plan:
         return [c for c in self.continuous if c != INTERVAL]
 
     @property
-    def wanted(self) -> list[str]:
-        """Columns to be read from the events."""
-        user = [USER_ID] if self.has_user else []
-        return [SESSION_ID, *user, TIMESTAMP, *self.event_categorical, *self.numbers]
+    def required(self) -> list[str]:
+        """Columns that events must hold."""
+        return [SESSION_ID, TIMESTAMP, *self.event_categorical, *self.numbers]
+
+    def read(self, columns: Sequence[str]) -> list[str]:
+        """The columns to read of events that hold `columns`; users are named where they are known."""
+        return self.required + [c for c in columns if c == USER_ID]
 
 
 def check_config(config: EtlConfig) -> None:
@@ -42,7 +44,7 @@ def check_config(config: EtlConfig) -> None:
         raise ConfigError(f"etl.categorical: {ITEM_ID} is missing; it is what is predicted")
     for name in [*config.categorical, *config.continuous]:
         if name in NAMES_ONLY:
-            raise ConfigError(f"etl: column '{name}' identifies rows and cannot be a feature; add a copy of it")
+            raise ConfigError(f"etl: column '{name}' identifies rows and is no feature; add a copy of it")
         if "/" in name or "\0" in name or not name:
             raise ConfigError(f"etl: column {name!r} cannot name a file; rename it")
     both = set(config.categorical) & set(config.continuous)
@@ -87,7 +89,7 @@ def plan_columns(
         named = ", ".join(f"'{m}'" for m in missing)
         raise InputError(f"{source}: columns {named} are missing; columns: {', '.join(columns)}")
     events.sort(key=lambda name: name != ITEM_ID)
-    return Plan(events, items, numbers, USER_ID in columns, DESCRIPTION in offered)
+    return Plan(events, items, numbers, DESCRIPTION in offered)
 
 
 def check_commands(commands: pl.DataFrame, source: object) -> pl.DataFrame:
@@ -97,7 +99,8 @@ def check_commands(commands: pl.DataFrame, source: object) -> pl.DataFrame:
     commands = commands.with_columns(pl.col(ITEM_ID).cast(pl.String))
     twice = commands.filter(pl.col(ITEM_ID).is_duplicated())
     if twice.height:
-        raise InputError(f"{source}: column '{ITEM_ID}': {twice[ITEM_ID][0]!r} stands twice; keep one row a command")
+        name = twice[ITEM_ID][0]
+        raise InputError(f"{source}: column '{ITEM_ID}': {name!r} stands twice; keep one row a command")
     if KEPT in commands.columns and commands[KEPT].dtype != pl.Boolean:
         raise InputError(f"{source}: column '{KEPT}' is {commands[KEPT].dtype}; true or false is needed")
     return commands
@@ -127,10 +130,11 @@ class Counts:
 
 def count_events(events: pl.DataFrame, plan: Plan, config: EtlConfig) -> Counts:
     """Counts of prepared training events."""
-    scaled = events.select(before_scaling(name, config.continuous[name].transforms) for name in plan.continuous)
+    scaled = events.select(
+        before_scaling(name, config.continuous[name].transforms) for name in plan.continuous
+    )
     return Counts(
         rows=events.height,
         values={name: count_values(events[name]) for name in plan.event_categorical},
         moments={name: Moments.of(scaled[name]) for name in plan.continuous},
     )
-

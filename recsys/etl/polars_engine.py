@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from recsys.config import RunConfig
 from recsys.errors import InputError, SchemaError
 from recsys.etl.events import Events, open_events
-from recsys.etl.plan import Plan, plan_columns
+from recsys.etl.plan import Plan
 from recsys.etl.split import (
     GROUP,
     SPLIT,
@@ -31,7 +32,7 @@ from recsys.etl.split import (
 from recsys.etl.windows import chunk_column
 from recsys.etl.workflow import CHUNK, Workflow
 from recsys.runtime import atomic_folder, progress
-from recsys.schema import ITEM_ID, SESSION_ID, USER_ID, Schema
+from recsys.schema import ITEM_ID, SESSION_ID, Schema
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,14 @@ def preprocess(
     commands: pl.DataFrame | None = None,
     overwrite: bool = False,
 ) -> Preprocessed:
-    """Split by groups, fit on train, and write `out` as a sequence dataset (schema.json, train/, val/, test/,
-    workflow/, cleaning/, report.json); `out` appears when all is written.
+    """Split by groups, fit on train, and write a sequence dataset.
+
+    `out` holds schema.json, train/, val/, test/, workflow/, cleaning/ and report.json; it appears when all is
+    written.
 
     Args:
-        events: a folder that cleaning wrote (its splits.parquet holds), a .parquet, .csv or .csv.gz table with
-            session_id, item_id, timestamp, or a frame.
+        events: a folder that cleaning wrote (its splits.parquet holds), a .parquet, .csv or .csv.gz table
+            with session_id, item_id, timestamp, or a frame.
         config: `split`, `etl` and `seed` are used; None: defaults.
         workflow: a fitted one (or its folder) instead of fitting; `config.etl` is then not used.
         commands: attributes of the items, for tables and frames (a folder brings its own).
@@ -113,6 +116,7 @@ class _Job:
     is_fitted: bool
     by: str
     splits: SplitResult | None
+    only: pl.DataFrame | None = None  # the prepared part where there is one part: no need to read it again
 
     @classmethod
     def open(
@@ -158,11 +162,15 @@ class _Job:
     def _frames(self, what: str) -> Iterator[pl.DataFrame]:
         """Prepared parts, with the columns `group` and, once assigned, `split`."""
         plan = self.workflow.plan
-        # The group is read even where the model has no use for it.
-        extra = [USER_ID] if self.by == USER_ID and not plan.has_user else []
-        frames = self.events.frames([*plan.wanted, *extra], plan.numbers)
+        frames = self.events.frames(plan.read(self.events.columns), plan.numbers)
+        if self.only is not None:
+            yield self._marked(self.only)
+            return
         for frame in progress(frames, what, total=len(self.events.parts), unit="part"):
-            yield self._marked(self.workflow.prepare(frame, self.events.name))
+            prepared = self.workflow.prepare(frame, self.events.name)
+            if len(self.events.parts) == 1:
+                self.only = prepared
+            yield self._marked(prepared)
 
     def _marked(self, frame: pl.DataFrame) -> pl.DataFrame:
         chunk = self.workflow.config.chunk
@@ -179,8 +187,20 @@ class _Job:
         frame = frame.join(self.splits.assignment, on=GROUP, how="left", maintain_order="left")
         if frame[SPLIT].null_count():
             lost = frame.filter(pl.col(SPLIT).is_null())[GROUP][0]
-            raise InputError(f"{self.events.name}: splits.parquet has no row for {self.by} '{lost}'; clean anew")
+            raise InputError(
+                f"{self.events.name}: splits.parquet has no row for {self.by} '{lost}'; clean anew"
+            )
         return frame
+
+    def _whole_sessions(self, frame: pl.DataFrame, seen: np.ndarray) -> np.ndarray:
+        """Refuse a session that an earlier part held too; `seen` are hashes of sessions."""
+        sessions = frame[SESSION_ID].unique()
+        hashes = sessions.hash().to_numpy()
+        twice = np.isin(hashes, seen)
+        if twice.any():
+            name = sessions.filter(pl.Series(twice))[0]
+            raise InputError(f"{self.events.name}: session '{name}' lies in two parts; clean the logs anew")
+        return np.concatenate([seen, hashes])
 
     def _write(self, folder: Path) -> dict[str, _Tally]:
         tallies = {name: _Tally() for name in SPLITS}
@@ -190,7 +210,9 @@ class _Job:
             (folder / name).mkdir()
             tallies[name].groups = int(groups.get(name, 0))
         empty = None
+        seen = np.zeros(0, dtype=np.uint64)
         for frame in self._frames("Sequences"):
+            seen = self._whole_sessions(frame, seen)
             for name in SPLITS:
                 rows = frame.filter(pl.col(SPLIT) == name).drop(GROUP, SPLIT)
                 made = self.workflow.sequences(rows, training=name == "train")
@@ -239,7 +261,7 @@ class _Job:
 
 
 def _require_columns(events: Events, plan: Plan) -> None:
-    for column in plan.wanted:
+    for column in plan.required:
         if column not in events.columns:
             raise SchemaError(
                 f"{events.name}: column '{column}' is missing, which the given workflow was fitted with; "

@@ -3,16 +3,16 @@
 Every rule is deterministic by seed and independent of the order of rows: groups are sorted, then ordered by a
 hash of seed and name.
 
-=========== =====================================================================================================
+=========== =================================================================================================
 rule        groups
-=========== =====================================================================================================
+=========== =================================================================================================
 share       a random share each; swapped until every item of two groups is in train and test, of three in all
 every_nth   test = groups 0, n, 2n, ... in sorted order (as numbers when all are whole numbers), never moved
 list        test (and validation) as named; never moved
-document    the protocol of the paper's section 4.8: two random groups of each item, one to train and one to
-            validation, the rest 85/15. It leaks (pieces of one session fall on both sides) and has NO test set:
-            the validation groups are the test set. For comparison only.
-=========== =====================================================================================================
+document    the protocol of the paper's section 4.8: two random groups of each item, one to train and one
+            to validation, the rest 85/15. It leaks (pieces of one session fall on both sides) and has NO
+            test set: the validation groups are the test set. For comparison only.
+=========== =================================================================================================
 """
 
 import json
@@ -36,13 +36,13 @@ SPLITS = ("train", "val", "test")
 TRAIN, VALIDATION, TEST = range(3)
 DOCUMENT_VALIDATION_SHARE = 0.15  # of the groups that no item has claimed (section 4.8)
 CANDIDATES, PARTNERS = 16, 8  # swaps tried for one missing item
-COSTS = np.array([10, 1, 2])  # of an item that train, validation, test lack: without training it can only be missed
+COSTS = np.array([10, 1, 2])  # of an item that train, validation, test lack: untrained it can only be missed
 LISTED = 1000  # uncovered items named in a report; the rest is a number
 
 
 @dataclass(frozen=True)
 class SplitResult:
-    """`assignment` has one row a group (group, split in train/val/test), sorted; `report` says how it came about."""
+    """`assignment`: one row a group (group, split in train/val/test), sorted; `report`: how it came about."""
 
     assignment: pl.DataFrame
     report: dict[str, Any]
@@ -79,7 +79,7 @@ def load_splits(folder: Path) -> SplitResult:
 
 
 def group_column(config: SplitConfig, columns: Sequence[str], source: object = "events") -> str:
-    """The column whose values are the groups: `config.by`, else the user where there is one, else the session."""
+    """The column that holds the groups: `config.by`, else the user if there is one, else the session."""
     if config.by is None:
         return USER_ID if USER_ID in columns and config.rule != "document" else SESSION_ID
     if config.by not in columns:
@@ -96,8 +96,8 @@ def assign_splits(occurrences: pl.DataFrame, config: SplitConfig, by: str | None
     """Assign every group to train, val or test.
 
     Args:
-        occurrences: columns `group` (String, not null) and `item_id` (null: the group holds none that counts),
-            the pairs that occur, repeated or not, in any order.
+        occurrences: columns `group` (String, not null) and `item_id` (null: the group holds none that
+            counts), the pairs that occur, repeated or not, in any order.
         config: rule, shares (of groups), seed.
         by: the column that groups stand for (only reported).
 
@@ -204,7 +204,8 @@ class _Table:
         try:
             return self.groups.index(name)
         except ValueError:
-            raise ConfigError(f"split.{field}: no group '{name}' in the events{nearest(name, self.groups[:20])}") from None
+            hint = nearest(name, self.groups[:20])
+            raise ConfigError(f"split.{field}: no group '{name}' in the events{hint}") from None
 
     def needed(self, present: Sequence[int]) -> np.ndarray:
         """[items, 3]: which of the splits in use should hold an item."""
@@ -251,7 +252,9 @@ def _by_share(table: _Table, config: SplitConfig) -> np.ndarray:
 def _every_nth(table: _Table, config: SplitConfig) -> np.ndarray:
     split = np.full(len(table.groups), TRAIN, dtype=np.int64)
     whole = all(re.fullmatch(r"[+-]?[0-9]+", name) for name in table.groups)
-    order = sorted(range(len(split)), key=lambda g: int(table.groups[g])) if whole else list(range(len(split)))
+    order = list(range(len(split)))  # sorted as text already
+    if whole:
+        order.sort(key=lambda g: int(table.groups[g]))
     split[order[:: config.every]] = TEST
     return _share_out_validation(table, config, split)
 
@@ -321,34 +324,46 @@ def _swap_in(
     movable: np.ndarray,
     members: list[list[int]],
 ) -> None:
-    """Bring a group that holds `item` into split `code`, in exchange for another, if that mends more than it breaks."""
+    """Exchange a group of split `code` for one that holds `item`: the pair that mends most, if any mends."""
     coming = [g for g in table.groups_of[item].tolist() if movable[g]][:CANDIDATES]
     partners = members[code]
     first = item % len(partners) if partners else 0  # not always the same group pays
+    best, pair = 0, None
     for g in coming:
+        source = int(split[g])
         for step in range(min(PARTNERS, len(partners))):
             h = partners[(first + step) % len(partners)]
-            source = int(split[g])
             touched = np.union1d(table.items_of[g], table.items_of[h])
             before = _cost(need[touched], counts[touched])
-            _shift(counts, table.items_of[g], source, code)
-            _shift(counts, table.items_of[h], code, source)
-            if _cost(need[touched], counts[touched]) < before:
-                split[g], split[h] = code, source
-                partners[partners.index(h)] = g
-                members[source][members[source].index(g)] = h
-                return
-            _shift(counts, table.items_of[g], code, source)
-            _shift(counts, table.items_of[h], source, code)
+            _exchange(table, counts, (g, source), (h, code))
+            gain = before - _cost(need[touched], counts[touched])
+            _exchange(table, counts, (g, code), (h, source))
+            if gain > best:
+                best, pair = gain, (g, h)
+            if best >= COSTS[code]:
+                break
+        if best >= COSTS[code]:
+            break
+    if pair is not None:
+        g, h = pair
+        source = int(split[g])
+        _exchange(table, counts, (g, source), (h, code))
+        split[g], split[h] = code, source
+        partners[partners.index(h)] = g
+        members[source][members[source].index(g)] = h
+
+
+def _exchange(table: _Table, counts: np.ndarray, one: tuple[int, int], other: tuple[int, int]) -> None:
+    """Count two groups, each given with the split it is in, as if they had changed places."""
+    (g, source), (h, target) = one, other
+    counts[table.items_of[g], source] -= 1
+    counts[table.items_of[g], target] += 1
+    counts[table.items_of[h], target] -= 1
+    counts[table.items_of[h], source] += 1
 
 
 def _cost(need: np.ndarray, counts: np.ndarray) -> int:
     return int((need & (counts == 0)).sum(axis=0) @ COSTS)
-
-
-def _shift(counts: np.ndarray, items: np.ndarray, source: int, target: int) -> None:
-    counts[items, source] -= 1
-    counts[items, target] += 1
 
 
 _RULES: dict[str, Callable[[_Table, SplitConfig], np.ndarray]] = {

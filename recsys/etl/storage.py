@@ -38,7 +38,7 @@ class Fitted:
 def save(folder: Path, fitted: Fitted, schema: Schema) -> None:
     """Write `fitted` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    plan, vocabularies = fitted.plan, fitted.vocabularies
+    vocabularies = fitted.vocabularies
     for name, vocabulary in vocabularies.items():
         size = vocabulary.counts.rename(f"{name}_size")
         pl.DataFrame([vocabulary.values.rename(name), size]).write_parquet(folder / vocabulary_file(name))
@@ -47,7 +47,6 @@ def save(folder: Path, fitted: Fitted, schema: Schema) -> None:
         "version": VERSION,
         "seed": fitted.seed,
         "config": fitted.config.model_dump(mode="json"),
-        "has_user": plan.has_user,
         "reserved_counts": {n: {"null": v.null_count, "oov": v.oov_count} for n, v in vocabularies.items()},
         "schema": schema.model_dump(mode="json"),
     }
@@ -66,7 +65,7 @@ def load(folder: Path) -> Fitted:
             raise SchemaError(f"{path}: version {values['version']}; this program reads version {VERSION}")
         config = parse(EtlConfig, values["config"], path)
         schema = Schema.model_validate(values["schema"])
-        seed, has_user, reserved = int(values["seed"]), bool(values["has_user"]), values["reserved_counts"]
+        seed, reserved = int(values["seed"]), values["reserved_counts"]
     except SchemaError:
         raise
     except (ValueError, KeyError, TypeError) as error:
@@ -76,7 +75,8 @@ def load(folder: Path) -> Fitted:
         if column.vocabulary is not None:
             vocabulary = _load_vocabulary(folder, column.name, reserved.get(column.name, {}))
             if vocabulary.sha256 != column.vocabulary_sha256:
-                raise SchemaError(f"{folder / vocabulary_file(column.name)}: other values than workflow.json was saved with")
+                file = folder / vocabulary_file(column.name)
+                raise SchemaError(f"{file}: other values than workflow.json was saved with")
             vocabularies[column.name] = vocabulary
         elif column.name in config.continuous:
             numbers = column.statistics
@@ -86,7 +86,6 @@ def load(folder: Path) -> Fitted:
         event_categorical=[c.name for c in schema.columns if c.vocabulary and c.scope is Scope.EVENT],
         item_categorical=[c.name for c in schema.columns if c.vocabulary and c.scope is Scope.ITEM],
         continuous=list(scalings),
-        has_user=has_user,
         has_description=any(c.scope is Scope.ITEM and not c.vocabulary for c in schema.columns),
     )
     items = _load_items(folder / ITEMS_FILE, plan, vocabularies)
@@ -99,7 +98,8 @@ def _read(path: Path, columns: list[str]) -> pl.DataFrame:
     try:
         table = pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise SchemaError(f"{path}: not a readable Parquet file: {' '.join(str(error).split())[:200]}") from error
+        text = " ".join(str(error).split())[:200]
+        raise SchemaError(f"{path}: not a readable Parquet file: {text}") from error
     for column in columns:
         if column not in table.columns:
             raise SchemaError(str(missing_column(path, column, table.columns)))
@@ -111,10 +111,11 @@ def _load_vocabulary(folder: Path, name: str, reserved: dict[str, Any]) -> Vocab
     table = _read(path, [name, f"{name}_size"])
     values = table[name].cast(pl.String)
     if values.null_count():
-        raise SchemaError(f"{path}: row {int(values.is_null().arg_true()[0]) + 1}: no value; ids must have no gap")
+        row = int(values.is_null().arg_true()[0])
+        raise SchemaError(f"{path}: row {row + 1}: no value; ids must have no gap")
     if values.n_unique() < len(values):
         row = int((~values.is_first_distinct()).arg_true()[0])
-        raise SchemaError(f"{path}: row {row + 1}: value {values[row]!r} stands twice; an id must be one value's")
+        raise SchemaError(f"{path}: row {row + 1}: {values[row]!r} stands twice; an id must be one value's")
     counts = table[f"{name}_size"].cast(pl.Int64)
     return Vocabulary(
         values.alias("value"), counts.alias(COUNT), int(reserved.get("null", 0)), int(reserved.get("oov", 0))
@@ -123,12 +124,13 @@ def _load_vocabulary(folder: Path, name: str, reserved: dict[str, Any]) -> Vocab
 
 def _load_items(path: Path, plan: Plan, vocabularies: dict[str, Vocabulary]) -> pl.DataFrame:
     items = _read(path, ["id", ITEM_ID, COUNT, *plan.item_categorical])
-    ids, names = items["id"].to_list(), items[ITEM_ID].to_list()
-    for row, (number, name, value) in enumerate(zip(ids, names, vocabularies[ITEM_ID].decode(), strict=False)):
+    ids, names, values = items["id"].to_list(), items[ITEM_ID].to_list(), vocabularies[ITEM_ID].decode()
+    for row, (number, name, value) in enumerate(zip(ids, names, values, strict=False)):
+        where = f"{path}: row {row + 1}"
         if number != row:
-            raise SchemaError(f"{path}: row {row + 1}: id {number}, expected {row}; ids must have no gap and no double")
+            raise SchemaError(f"{where}: id {number}, expected {row}; ids must have no gap and no double")
         if name != value:
-            raise SchemaError(f"{path}: row {row + 1}: item {name!r}, but {vocabulary_file(ITEM_ID)} has {value!r}")
+            raise SchemaError(f"{where}: item {name!r}, but {vocabulary_file(ITEM_ID)} has {value!r}")
     if len(ids) != FIRST_ID + len(vocabularies[ITEM_ID].values):
         raise SchemaError(f"{path}: {len(ids)} rows for {vocabularies[ITEM_ID].cardinality} ids of {ITEM_ID}")
     for name in plan.item_categorical:
@@ -136,5 +138,7 @@ def _load_items(path: Path, plan: Plan, vocabularies: dict[str, Vocabulary]) -> 
         wrong = (items[name].is_null() | ~items[name].is_between(0, size - 1)).arg_true()
         if len(wrong):
             at = int(wrong[0])
-            raise SchemaError(f"{path}: row {at + 1}: column '{name}': id {items[name][at]} is not in 0 .. {size - 1}")
+            raise SchemaError(
+                f"{path}: row {at + 1}: column '{name}': id {items[name][at]} is not in 0 .. {size - 1}"
+            )
     return items

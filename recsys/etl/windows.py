@@ -1,7 +1,7 @@
 """Cutting long training sessions into chunks, and keeping the newest events.
 
-Chunk lengths are drawn by a hash of (seed, session, number of the chunk), so that a session is cut alike wherever
-and in whatever order it is read.
+Chunk lengths are drawn by a hash of (seed, session, number of the chunk), so that a session is cut alike
+wherever and in whatever order it is read.
 """
 
 from hashlib import blake2b
@@ -21,8 +21,8 @@ def session_seeds(sessions: list[str], seed: int) -> np.ndarray:
 def chunk_lengths(lengths: np.ndarray, seeds: np.ndarray, config: ChunkConfig) -> list[np.ndarray]:
     """Cut sessions of `lengths` events into chunks of U(min_items, max_items), both ends possible.
 
-    A tail shorter than `min_items` joins the chunk before it, so only a session that is itself shorter has a chunk
-    below `min_items`, and none has more than ``max_items + min_items - 1``.
+    A tail shorter than `min_items` joins the chunk before it, so only a session that is itself shorter has a
+    chunk below `min_items`, and none has more than ``max_items + min_items - 1``.
 
     Args:
         lengths: [S] events of each session, at least 1.
@@ -53,7 +53,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def chunk_column(sessions: pl.Series, config: ChunkConfig, seed: int) -> pl.Series:
-    """Number of the chunk (Int32, from 0) of every row; rows of one session must be contiguous and in order."""
+    """Number of the chunk (Int32, from 0) of every row; rows of one session must be contiguous."""
     runs = sessions.rle().struct.unnest()
     lengths = runs["len"].to_numpy()
     chunks = chunk_lengths(lengths, session_seeds(runs["value"].to_list(), seed), config)
@@ -65,4 +65,4 @@ def chunk_column(sessions: pl.Series, config: ChunkConfig, seed: int) -> pl.Seri
 def newest(keys: list[str], count: int) -> pl.Expr:
     """True for the last `count` rows of each sequence (rows that share `keys`), in the order they stand."""
     place = pl.int_range(pl.len()).over(keys)
-    return place >= pl.len().over(keys) - count
+    return place >= pl.len().cast(pl.Int64).over(keys) - count  # signed: a short sequence goes below 0

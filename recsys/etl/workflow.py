@@ -71,9 +71,9 @@ class Workflow:
 
     def __init__(self, config: EtlConfig | RunConfig | None = None, seed: int = 0) -> None:
         if isinstance(config, RunConfig):
-            config, seed = config.etl, config.seed
-        self.config = config or EtlConfig()
-        self.seed = seed
+            self.config, self.seed = config.etl, config.seed
+        else:
+            self.config, self.seed = config or EtlConfig(), seed
         check_config(self.config)
         self._plan: Plan | None = None
         self._counts = Counts()
@@ -91,12 +91,14 @@ class Workflow:
 
     @property
     def items(self) -> pl.DataFrame:
-        """One row an id 0 .. cardinality - 1 of item_id: `id`, `item_id`, `count` in train, attributes' ids."""
+        """One row an id, reserved ones included: `id`, `item_id`, `count` in train, attributes' ids."""
         if self._items is None:
             raise ConfigError("the workflow is not fitted; call fit(events) or Workflow.load(folder) first")
         return self._items
 
-    def begin(self, columns: list[str], commands: pl.DataFrame | None = None, source: object = "events") -> Self:
+    def begin(
+        self, columns: list[str], commands: pl.DataFrame | None = None, source: object = "events"
+    ) -> Self:
         """Start a fit over several parts: fix the columns; then `add` each part and `finish`."""
         self._plan = plan_columns(self.config, columns, commands, source)
         self._counts = Counts()
@@ -127,14 +129,15 @@ class Workflow:
 
         Args:
             events: one row an event, in any order; equal times keep the order given.
-            commands: optional; one row an item: item_id, kept (False: no id), classification, target, description.
+            commands: optional; one row an item: item_id, kept (False: no id), classification, target,
+                description.
         """
         self.begin(events.columns, commands)
         self.add(self.prepare(events))
         return self.finish(commands)
 
     def transform(self, events: pl.DataFrame, *, training: bool = False) -> pl.DataFrame:
-        """Sequences of the events: session_id, user_id, chunk, and lists over each session's events in time order.
+        """Sequences: session_id, user_id, chunk, and lists over each session's events in time order.
 
         Args:
             events: as in `fit`; values that training did not know get id 2.
@@ -149,23 +152,25 @@ class Workflow:
     def prepare(self, events: pl.DataFrame, source: object = "events") -> pl.DataFrame:
         """Check, sort by session and time (stable), add timestamp_interval; whole sessions must be given."""
         plan = self.plan
-        for column in plan.wanted:
+        for column in plan.required:
             if column not in events.columns:
                 raise missing_column(source, column, events.columns)
-        frame = normalise(events.select(plan.wanted), source, plan.numbers)
+        frame = normalise(events.select(plan.read(events.columns)), source, plan.numbers)
         frame = frame.sort(SESSION_ID, TIMESTAMP, maintain_order=True)
-        if plan.has_user:
+        if USER_ID in frame.columns:
             same = pl.col(SESSION_ID) == pl.col(SESSION_ID).shift(1)
             mixed = frame.filter(same & pl.col(USER_ID).ne_missing(pl.col(USER_ID).shift(1)))
             if mixed.height:
-                raise InputError(f"{source}: session '{mixed[SESSION_ID][0]}' has more than one {USER_ID}; split it")
+                session = mixed[SESSION_ID][0]
+                raise InputError(f"{source}: session '{session}' has more than one {USER_ID}; rename one")
         for name in plan.numbers:
             if "log1p" in self.config.continuous[name].transforms:
                 wrong = frame.filter(pl.col(name) <= -1)
                 if wrong.height:
+                    session, value = wrong[SESSION_ID][0], wrong[name][0]
                     raise InputError(
-                        f"{source}: column '{name}', session '{wrong[SESSION_ID][0]}': {wrong[name][0]} has no "
-                        f"log1p; take log1p from etl.continuous.{name}.transforms"
+                        f"{source}: column '{name}', session '{session}': {value} has no log1p; "
+                        f"take log1p from etl.continuous.{name}.transforms"
                     )
         return frame.with_columns(interval())
 
@@ -176,10 +181,10 @@ class Workflow:
         dropped_rows: dict[str, int] = {}
         dropped_sequences: dict[str, int] = {}
         if CHUNK not in prepared.columns:
-            cut = training and config.chunk is not None
-            chunk = chunk_column(prepared[SESSION_ID], config.chunk, self.seed) if cut and config.chunk else None
-            zero = pl.lit(0, dtype=pl.Int32).alias(CHUNK)
-            prepared = prepared.with_columns(zero if chunk is None else chunk)
+            if training and config.chunk is not None:
+                prepared = prepared.with_columns(chunk_column(prepared[SESSION_ID], config.chunk, self.seed))
+            else:
+                prepared = prepared.with_columns(pl.lit(0, dtype=pl.Int32).alias(CHUNK))
         if training and config.newest is not None:
             prepared = prepared.filter(newest([SESSION_ID, CHUNK], config.newest))
             dropped_rows["older_than_newest"] = rows - prepared.height
@@ -187,7 +192,7 @@ class Workflow:
             [self._vocabularies[name].encode(name) for name in plan.event_categorical]
             + [self._scalings[name].apply(name) for name in plan.continuous]
         )
-        frame = _group(encoded, [TIMESTAMP, *plan.event_categorical, *plan.continuous], plan.has_user)
+        frame = _group(encoded, [TIMESTAMP, *plan.event_categorical, *plan.continuous])
         if training and config.min_length > 1:
             long = frame.filter(pl.col(TIMESTAMP).list.len() >= config.min_length)
             dropped_sequences["min_length"] = frame.height - long.height
@@ -212,18 +217,17 @@ class Workflow:
 
     def describe(self) -> pl.DataFrame:
         """One row a column: kind, scope, number of ids, rows of train without a (known) value, statistics."""
-        rows = []
+        rows: list[dict[str, object]] = []
         for column in self.schema.columns:
             vocabulary = self._vocabularies.get(column.name)
             scaling = self._scalings.get(column.name)
-            row = {"column": column.name, "kind": column.kind.value, "scope": column.scope.value}
-            row["ids"] = column.cardinality
-            row["null"] = vocabulary.null_count if vocabulary else None
-            row["out_of_vocabulary"] = vocabulary.oov_count if vocabulary else None
-            row["most_frequent"] = next(iter(vocabulary.values), None) if vocabulary else None
-            row["transforms"] = " ".join(scaling.transforms) if scaling else None
-            row["mean"] = scaling.mean if scaling else None
-            row["std"] = scaling.std if scaling else None
+            row: dict[str, object] = {"column": column.name, "kind": column.kind.value}
+            row |= {"scope": column.scope.value, "ids": column.cardinality}
+            if vocabulary:
+                row |= {"null": vocabulary.null_count, "out_of_vocabulary": vocabulary.oov_count}
+                row["most_frequent"] = next(iter(vocabulary.values), None)
+            if scaling:
+                row |= {"transforms": " ".join(scaling.transforms), "mean": scaling.mean, "std": scaling.std}
             rows.append(row)
         return pl.DataFrame(rows, schema=_DESCRIPTION_SCHEMA)
 
@@ -317,11 +321,11 @@ def _not_kept(commands: pl.DataFrame | None) -> list[str]:
     return commands.filter(~pl.col(KEPT))[ITEM_ID].drop_nulls().to_list()
 
 
-def _group(rows: pl.DataFrame, lists: list[str], has_user: bool) -> pl.DataFrame:
+def _group(rows: pl.DataFrame, lists: list[str]) -> pl.DataFrame:
     """Neighbouring rows of one session and chunk to one row with list columns, without a hash table."""
     new = (pl.col(SESSION_ID) != pl.col(SESSION_ID).shift(1)) | (pl.col(CHUNK) != pl.col(CHUNK).shift(1))
     starts = rows.select(new.fill_null(True)).to_series().arg_true()
-    keys = [SESSION_ID, *([USER_ID] if has_user else []), CHUNK]
+    keys = [name for name in (SESSION_ID, USER_ID, CHUNK) if name in rows.columns]
     offsets = pa.array([*starts, rows.height], type=pa.int64())
     columns = [rows[key].gather(starts) for key in keys]
     for name in lists:

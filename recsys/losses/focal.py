@@ -47,4 +47,5 @@ class Focal(CatalogueLoss):
         return focus * nll, focus * (1 + self.gamma * torch.exp(-nll) * ratio)
 
     def extra_repr(self) -> str:
+        """Settings shown by ``print(module)``."""
         return f"gamma={self.gamma}, {super().extra_repr()}"

@@ -17,7 +17,7 @@ class MeanSquaredError(nn.Module):
     """
 
     def forward(self, prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> LossOutput:
-        """prediction, target: ``[P]`` or ``[P, C]``; weights: ``[P]``  ->  LossOutput, parts `absolute_error`.
+        """prediction, target: ``[P]`` or ``[P, C]``; weights: ``[P]``; parts of the output: `absolute_error`.
 
         The count is the number of values (P or P * C), or the sum of their weights. Raises InputError where
         shapes do not fit.
@@ -39,7 +39,7 @@ class Huber(nn.Module):
         self.delta = delta
 
     def forward(self, prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> LossOutput:
-        """prediction, target: ``[P]`` or ``[P, C]``; weights: ``[P]``  ->  LossOutput, parts `absolute_error`.
+        """prediction, target: ``[P]`` or ``[P, C]``; weights: ``[P]``; parts of the output: `absolute_error`.
 
         The count is the number of values (P or P * C), or the sum of their weights. Raises InputError where
         shapes do not fit.
@@ -49,6 +49,7 @@ class Huber(nn.Module):
         return _output(values, prediction, target, weights)
 
     def extra_repr(self) -> str:
+        """Settings shown by ``print(module)``."""
         return f"delta={self.delta}"
 
 
@@ -59,7 +60,7 @@ def _aligned(prediction: Tensor, target: Tensor, weights: Tensor | None) -> tupl
             f"prediction {list(prediction.shape)} and target {list(target.shape)} must both be [P] or [P, C]"
         )
     if weights is not None and weights.shape != target.shape[:1]:
-        raise InputError(f"weights {list(weights.shape)} must be {list(target.shape[:1])}, one value a position")
+        raise InputError(f"weights {list(weights.shape)} must be {list(target.shape[:1])}, one a position")
     exact = torch.promote_types(prediction.dtype, torch.float32)
     return prediction.to(exact), target.to(exact)
 

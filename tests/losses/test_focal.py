@@ -48,8 +48,9 @@ def test_gamma_zero_is_cross_entropy():
     targets = torch.randint(0, 11, (30,))
     focal, plain = Focal(0.0)(hidden, table, targets), CrossEntropy()(hidden, table, targets)
     assert focal.sum.item() == plain.sum.item() == focal.parts["nll"].item()
+    inputs = (hidden, table)
     for a, b in zip(
-        torch.autograd.grad(focal.sum, (hidden, table)), torch.autograd.grad(plain.sum, (hidden, table)), strict=True
+        torch.autograd.grad(focal.sum, inputs), torch.autograd.grad(plain.sum, inputs), strict=True
     ):
         assert torch.equal(a, b)
 

@@ -1,0 +1,193 @@
+"""What a log row says: its time, its command, what part it plays in undo, and whether it is noise.
+
+Messages are parsed once per distinct text. The Vectorworks grammar (both log formats)::
+
+    Tool: name (id)                 Menu: name - label (id) (n)          End Event: name (id)
+    Undo Event: name (id)           Redo Event: name (id)                Undo and Remove Action: name (id)
+
+with an optional ``(MAX-n)`` and optional quotes around names. A command is named by its canonical text: prefix,
+quotes and the counter ``(n)`` of a menu removed, runs of blanks squeezed; anything else in a name is kept as it is.
+"""
+
+from enum import IntEnum
+
+import polars as pl
+
+from recsys.cleaning.profile import Epoch, Profile, TimeFormat, UndoConfig
+from recsys.errors import InputError
+from recsys.schema import ITEM_ID, TIMESTAMP
+
+MESSAGE = "message"
+CLOCK = "clock"  # microseconds of a process clock
+KIND = "kind"
+NAME = "name"  # what an undo row and the event it takes back have in common
+REASON = "reason"  # why a row is noise; null: it is not
+
+
+class Kind(IntEnum):
+    """The part of a row in the undo stack."""
+
+    PLAIN = 0  # a command that cannot be undone
+    STARTER = 1  # Tool or Menu: may begin the event that follows
+    EVENT = 2  # can be undone
+    UNDO = 3
+    REDO = 4
+    REMOVE = 5  # an undo that cannot be redone
+
+
+_KINDS = {
+    "Tool": Kind.STARTER,
+    "Menu": Kind.STARTER,
+    "End Event": Kind.EVENT,
+    "Undo Event": Kind.UNDO,
+    "Redo Event": Kind.REDO,
+    "Undo and Remove Action": Kind.REMOVE,
+}
+_GRAMMAR = r"(?s)^(" + "|".join(_KINDS) + r"): *(.*)$"
+OUTSIDE = "not in the grammar"
+
+
+def parse_messages(messages: pl.Series, profile: Profile) -> pl.DataFrame:
+    """One row a distinct message: message, item_id, kind (of `Kind`), name, reason (null unless it is noise)."""
+    table = messages.unique(maintain_order=True).alias(MESSAGE).to_frame()
+    if profile.grammar == "plain":
+        table = table.with_columns(
+            pl.col(MESSAGE).alias(ITEM_ID), _plain_kind(profile.undo).alias(KIND), pl.lit("").alias(NAME)
+        )
+    else:
+        table = _parse_vectorworks(table)
+    table = table.with_columns(_noise_reason(profile).alias(REASON))
+    return table.select(MESSAGE, ITEM_ID, pl.col(KIND).cast(pl.UInt8), NAME, REASON)
+
+
+def _plain_kind(undo: UndoConfig) -> pl.Expr:
+    undoable = _starts_with(undo.undoable_prefixes) if undo.undoable_prefixes else pl.lit(True)
+    return (
+        pl.when(pl.col(MESSAGE).is_in(undo.undo_messages))
+        .then(pl.lit(Kind.UNDO.value))
+        .when(pl.col(MESSAGE).is_in(undo.redo_messages))
+        .then(pl.lit(Kind.REDO.value))
+        .when(undoable & ~_starts_with(undo.not_undoable))
+        .then(pl.lit(Kind.EVENT.value))
+        .otherwise(pl.lit(Kind.PLAIN.value))
+    )
+
+
+def _starts_with(prefixes: list[str], column: str = MESSAGE) -> pl.Expr:
+    found = [pl.col(column).str.starts_with(prefix) for prefix in prefixes]
+    return pl.any_horizontal(found) if found else pl.lit(False)
+
+
+def _parse_vectorworks(table: pl.DataFrame) -> pl.DataFrame:
+    # (MAX-n) stands before or after the kind
+    text = (
+        pl.col(MESSAGE)
+        .str.replace(r"^\s*\(MAX-\d+\)\s*", "")
+        .str.replace(r"^([A-Za-z ]+:)\s*\(MAX-\d+\)\s*", "${1} ")
+        .str.replace_all(r"[ \t\u{a0}]+", " ")
+        .str.strip_chars()
+    )
+    parts = text.str.extract_groups(_GRAMMAR)
+    table = table.with_columns(text.alias("text"), parts.struct[0].alias("prefix"), parts.struct[1].alias("rest"))
+    is_menu = pl.col("prefix") == "Menu"
+    # a menu's counter is the second of two numbers at its end
+    rest = pl.when(is_menu).then(pl.col("rest").str.replace(r"(\(-?\d+\)) ?\(\d+\)$", "${1}")).otherwise("rest")
+    table = table.with_columns(rest.alias("rest"))
+    table = table.with_columns(_unquoted(pl.col("rest")).alias(NAME))
+    kind = pl.col("prefix").replace_strict({k: v.value for k, v in _KINDS.items()}, default=None, return_dtype=pl.UInt8)
+    item = pl.when(pl.col("prefix").is_null()).then("text").otherwise(pl.format("{}: {}", "prefix", NAME))
+    return table.select(MESSAGE, item.alias(ITEM_ID), kind.alias(KIND), pl.col(NAME).fill_null(""))
+
+
+def _unquoted(rest: pl.Expr) -> pl.Expr:
+    """``'Drag' (75)`` to ``Drag (75)`` and ``'File' - 'Save' (12)`` to ``File - Save (12)``; other quotes stay."""
+    groups = rest.str.extract_groups(r"(?s)^'(.*)'((?: ?\(-?\d+\))?)$")
+    # 'a' - 'b': the parts of a menu are quoted one by one
+    return (
+        pl.when(groups.struct[0].is_not_null())
+        .then(pl.concat_str(groups.struct[0].str.replace_all("' - '", " - ", literal=True), groups.struct[1]))
+        .otherwise(rest)
+    )
+
+
+def _noise_reason(profile: Profile) -> pl.Expr:
+    noise = profile.noise
+    reason = pl.when(pl.col(MESSAGE).is_in(noise.messages)).then(pl.format("message {}", MESSAGE))
+    for prefix in noise.prefixes:
+        reason = reason.when(pl.col(ITEM_ID).str.starts_with(prefix)).then(pl.lit(f"prefix {prefix}"))
+    if noise.ids:
+        number = pl.col(ITEM_ID).str.extract(r"\((-?\d+)\) ?\.?$").cast(pl.Int64, strict=False)
+        of_menu = pl.col(ITEM_ID).str.starts_with("Menu:")
+        reason = reason.when(~of_menu & number.is_in(noise.ids)).then(pl.format("id ({})", number))
+    return reason.when(pl.col(KIND).is_null()).then(pl.lit(OUTSIDE)).otherwise(None)
+
+
+def parse_times(
+    values: pl.Series, formats: list[TimeFormat], source: object, first_row: int = 0
+) -> tuple[pl.Series, pl.Series | None]:
+    """Time of each row as Int64 microseconds UTC, and the process clock where the format has one.
+
+    The first format that reads a value decides; a file may mix them.
+
+    Raises:
+        InputError: a value that no format reads: source, row (from `first_row` + 1), value, expected form.
+    """
+    if isinstance(values.dtype, pl.Datetime):
+        moments = values if values.dtype.time_zone else values.dt.replace_time_zone(formats[0].zone)
+        parsed: pl.Series = moments.dt.epoch("us").alias(TIMESTAMP)
+        _refuse_unparsed(parsed, values, formats, source, first_row)
+        return parsed, None
+    text = values.cast(pl.String).str.strip_chars()
+    frame = pl.DataFrame({"text": text})
+    out = pl.Series(TIMESTAMP, [None], dtype=pl.Int64).new_from_index(0, len(text))
+    clock: pl.Series | None = None
+    for form in sorted(formats, key=lambda f: not _reads_first(f, frame)):
+        if not out.null_count():
+            break
+        read = frame.select(_read_time(form).alias(TIMESTAMP), _read_clock(form).alias(CLOCK))
+        if clock is None and form.pattern is not None and "clock" in form.pattern:
+            clock = read[CLOCK]
+        out = out.zip_with(out.is_not_null(), read[TIMESTAMP])
+    _refuse_unparsed(out, values, formats, source, first_row)
+    return out, clock
+
+
+def _reads_first(form: TimeFormat, frame: pl.DataFrame) -> bool:
+    first = frame.head(1).select(_read_time(form))
+    return first.height == 1 and first.item() is not None
+
+
+def _read_time(form: TimeFormat) -> pl.Expr:
+    text = pl.col("text")
+    if form.format in Epoch:
+        number = text.cast(pl.Float64, strict=False) * Epoch[form.format]
+        return text.cast(pl.Int64, strict=False).mul(Epoch[form.format]).fill_null(number.round().cast(pl.Int64))
+    has_zone = "%z" in form.format or "%Z" in form.format
+    if form.pattern is not None:
+        groups = text.str.extract_groups(form.pattern)
+        time = groups.struct.field("time")
+        text = pl.concat_str(time, groups.struct.field("zone"), separator=" ") if "<zone>" in form.pattern else time
+    if has_zone:
+        return text.str.to_datetime(form.format, strict=False, time_unit="us", time_zone="UTC").dt.epoch("us")
+    moment = text.str.to_datetime(form.format, strict=False, time_unit="us", exact=True)
+    if form.zone != "UTC":
+        moment = moment.dt.replace_time_zone(form.zone, ambiguous="earliest", non_existent="null")
+    return moment.dt.epoch("us")
+
+
+def _read_clock(form: TimeFormat) -> pl.Expr:
+    if form.pattern is None or "<clock>" not in form.pattern:
+        return pl.lit(None, dtype=pl.Int64)
+    seconds = pl.col("text").str.extract_groups(form.pattern).struct.field("clock")
+    return (seconds.cast(pl.Float64, strict=False) * 1_000_000).round().cast(pl.Int64)
+
+
+def _refuse_unparsed(
+    parsed: pl.Series, values: pl.Series, formats: list[TimeFormat], source: object, first_row: int
+) -> None:
+    if not parsed.null_count():
+        return
+    at = int(parsed.is_null().arg_max() or 0)
+    expected = " or ".join(f"'{f.example}'" for f in formats)
+    shown = "an empty value" if values[at] is None else repr(str(values[at]))
+    raise InputError(f"{source}: row {first_row + at + 1}: time {shown} in column '{values.name}'; expected {expected}")

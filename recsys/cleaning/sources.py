@@ -1,0 +1,130 @@
+"""Raw logs of any shape to frames with the columns of `RAW_COLUMNS`, whole files never in memory."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from recsys.cleaning.parser import CLOCK, MESSAGE, parse_times
+from recsys.cleaning.profile import MetadataConfig, Profile
+from recsys.cleaning.streams import DEFAULT_MAX_BYTES, Budget, Patterns, Table, open_tables
+from recsys.cleaning.tables import read_frames, require
+from recsys.errors import InputError
+from recsys.schema import CATEGORY, CLASSIFICATION, DESCRIPTION, ITEM_ID, SESSION_ID, TARGET, TIMESTAMP, USER_ID
+
+# Present where the profile has them; message and timestamp always are.
+RAW_COLUMNS = {
+    SESSION_ID: pl.String,
+    USER_ID: pl.String,
+    CATEGORY: pl.String,
+    MESSAGE: pl.String,
+    TIMESTAMP: pl.Int64,
+    CLOCK: pl.Int64,
+}
+METADATA_COLUMNS = (CLASSIFICATION, TARGET, DESCRIPTION)
+
+
+class LogReader:
+    """Reads one input. After `frames` is exhausted, `metadata`, `files` and `skipped` are filled.
+
+    Args:
+        path: a file, a folder or an archive (csv, json lines, Parquet; plain, gz, xz, zst; tar of those).
+        profile: names of columns and files, forms of time.
+        max_bytes: cap on the decompressed size of all of it.
+    """
+
+    def __init__(self, path: Path, profile: Profile, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self.path, self.profile = path, profile
+        self.budget = Budget(max_bytes)
+        self.files: dict[str, int] = {}  # name -> rows
+        self.skipped: list[str] = []
+        self.metadata: pl.DataFrame | None = None
+
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """Frames in the order of the input, with the columns of `RAW_COLUMNS` that the log has.
+
+        Raises:
+            InputError: anything in the input that cannot be read, in one line.
+        """
+        patterns = Patterns(self.profile.files.logs, self.profile.metadata.files, self.profile.files.skip)
+        for table in open_tables(self.path, patterns, self.budget, self.skipped):
+            if table.role == "metadata":
+                self._keep_metadata(table)
+            else:
+                yield from self._log(table)
+        if self.metadata is None and self.path.is_file():
+            beside = Patterns([], self.profile.metadata.files, [])
+            for path in sorted(self.path.parent.iterdir()):
+                if path != self.path and path.is_file() and beside.role(path.name) == "metadata":
+                    for table in open_tables(path, beside, self.budget, []):
+                        self._keep_metadata(table)
+
+    def _log(self, table: Table) -> Iterator[pl.DataFrame]:
+        columns = self.profile.columns
+        wanted = {TIMESTAMP: columns.time, MESSAGE: columns.message}
+        wanted |= {SESSION_ID: columns.session} if columns.session else {USER_ID: columns.user}
+        if self.profile.categories is not None:
+            wanted[CATEGORY] = columns.category
+        optional = {USER_ID: columns.user, CATEGORY: columns.category}
+        found: dict[str, str] = {}
+
+        def choose(present: Sequence[str]) -> list[str]:
+            for name, alternatives in wanted.items():
+                found[name] = require(alternatives, present, table.name)
+            for name, alternatives in optional.items():
+                for column in alternatives:
+                    if name not in found and column in present:
+                        found[name] = column
+            return list(dict.fromkeys(found.values()))
+
+        rows = 0
+        for frame in read_frames(table, choose, self.budget, self.profile.files.encoding):
+            times, clock = parse_times(frame[found[TIMESTAMP]], self.profile.times, table.name, rows)
+            rows += frame.height
+            texts = [pl.col(c).cast(pl.String).alias(n) for n, c in found.items() if n != TIMESTAMP]
+            out = frame.select(texts).with_columns(times)
+            yield out if clock is None else out.with_columns(clock)
+        self.files[table.name] = rows
+
+    def _keep_metadata(self, table: Table) -> None:
+        config = self.profile.metadata
+
+        def choose(present: Sequence[str]) -> list[str]:
+            names = [config.item, config.classification, config.target, config.description]
+            return list(dict.fromkeys(require([n], present, table.name) for n in names if n))
+
+        frame = pl.concat(read_frames(table, choose, self.budget, self.profile.files.encoding))
+        found = _metadata_table(frame, config, table.name)
+        self.metadata = found if self.metadata is None else pl.concat([self.metadata, found], how="diagonal")
+
+
+def _metadata_table(frame: pl.DataFrame, config: MetadataConfig, source: str) -> pl.DataFrame:
+    """Columns item_id and those of classification, target, description that are configured."""
+    sources = {CLASSIFICATION: config.classification, TARGET: config.target, DESCRIPTION: config.description}
+    columns = [pl.col(config.item).cast(pl.String).alias(ITEM_ID)]
+    for name, column in sources.items():
+        if column is not None:
+            text = pl.col(column).cast(pl.String)
+            unknown = text.is_in([*config.nulls, ""])
+            columns.append(pl.when(unknown).then(None).otherwise(text).alias(name))
+    table = frame.select(columns).drop_nulls(ITEM_ID).unique(maintain_order=True)
+    twice = table.filter(pl.col(ITEM_ID).is_duplicated())
+    if twice.height:
+        raise InputError(f"{source}: command {twice[ITEM_ID][0]!r} stands twice with different values; keep one row")
+    return table
+
+
+def attributes(items: pl.DataFrame, metadata: pl.DataFrame | None, config: MetadataConfig) -> pl.DataFrame:
+    """Add what is known about the commands of `items` (column item_id): classification, target, description."""
+    if metadata is not None:
+        items = items.join(metadata, on=ITEM_ID, how="left", maintain_order="left")
+    if config.target_before is not None:
+        head = pl.col(ITEM_ID).str.split(config.target_before).list.first()
+        has_one = pl.col(ITEM_ID).str.contains(config.target_before, literal=True)
+        items = items.with_columns(pl.when(has_one).then(head).otherwise(None).alias(TARGET))
+    return items
+
+
+def read_logs(path: Path, profile: Profile, max_bytes: int = DEFAULT_MAX_BYTES) -> Iterator[pl.DataFrame]:
+    """The frames of `LogReader`, for callers that need neither metadata nor the list of files."""
+    yield from LogReader(path, profile, max_bytes).frames()

@@ -1,0 +1,212 @@
+"""The `recsys` command. Heavy imports wait until a command runs, so that ``--help`` answers at once."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from recsys.runtime import command_line
+
+Handler = Callable[[argparse.Namespace], None]
+
+
+@command_line
+def main(arguments: Sequence[str]) -> None:
+    """Run one command; errors are one line and exit status 2 (see `recsys.runtime.command_line`)."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    handler: Handler = options.handler
+    handler(options)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all commands."""
+    parser = argparse.ArgumentParser(
+        prog="recsys",
+        description="Sequence models on usage logs: what comes next.",
+        epilog="recsys COMMAND --help shows a command's flags and an example; --debug shows tracebacks.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_preprocess(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_recommend(commands)
+    _add_report(commands)
+    return parser
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _command(
+    commands: Commands, name: str, what: str, example: str, handler: Handler
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=what,
+        description=what,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(handler=handler)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", "--config-path", type=Path, metavar="FILE", help="run configuration (YAML)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one configuration value, for instance training.epochs=3; may be repeated",
+    )
+
+
+def _add_preprocess(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "preprocess",
+        "Turn cleaned events into a sequence dataset (fitted on the training split only).",
+        "recsys preprocess --events out/events --config configs/vectorworks.yaml --out out/dataset",
+        _preprocess,
+    )
+    parser.add_argument(
+        "--events", type=Path, required=True, help="cleaned events (folder) or a table of events"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="sequence dataset to write")
+    parser.add_argument("--workflow", type=Path, help="apply this fitted workflow instead of fitting one")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
+    _add_config(parser)
+
+
+def _preprocess(options: argparse.Namespace) -> None:
+    from recsys.config import load_config
+    from recsys.etl import preprocess
+
+    config = load_config(options.config, options.set)
+    result = preprocess(
+        options.events, config, options.out, workflow=options.workflow, overwrite=options.overwrite
+    )
+    print(result)
+
+
+def _add_train(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "train",
+        "Train a model on a sequence dataset.",
+        "recsys train --data out/dataset --config configs/vectorworks.yaml --out out/run",
+        _train,
+    )
+    parser.add_argument("--data", type=Path, required=True, help="sequence dataset from `recsys preprocess`")
+    parser.add_argument("--out", type=Path, required=True, help="run directory to write")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of --out")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
+    _add_config(parser)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from recsys.config import load_config
+    from recsys.training import train
+
+    config = load_config(options.config, options.set)
+    run = train(options.data, config, options.out, resume=options.resume, overwrite=options.overwrite)
+    print(f"run: {run.path}")
+
+
+def _add_evaluate(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "evaluate",
+        "Measure a run on its test split, or on other events, beside the baselines.",
+        "recsys evaluate --run out/run --data out/dataset",
+        _evaluate,
+    )
+    parser.add_argument("--run", type=Path, required=True, help="run directory")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", type=Path, help="sequence dataset; figures go to RUN/metrics.json")
+    source.add_argument(
+        "--input", type=Path, help="events of other people (folder or table), all of them scored"
+    )
+    parser.add_argument("--split", default="test", choices=["train", "val", "test"], help="of --data")
+    parser.add_argument("--seen", choices=["keep", "remove"], help="may items of the history be recommended?")
+    parser.add_argument("--no-baselines", action="store_true", help="the model's figures only")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from recsys.evaluation import evaluate, evaluate_events
+    from recsys.run_directory import RunDirectory
+
+    config = RunDirectory(options.run).load_config().evaluation
+    if options.seen:
+        config = config.model_copy(update={"seen": options.seen})
+    if options.data:
+        baselines = not options.no_baselines
+        print(evaluate(options.run, options.data, split=options.split, config=config, baselines=baselines))
+    else:
+        print(evaluate_events(options.run, options.input, config=config))
+
+
+def _add_recommend(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "recommend",
+        "Name the most likely next items of every session in a log or an events table.",
+        "recsys recommend --run out/run --input new_log.jsonl --k 5",
+        _recommend,
+    )
+    parser.add_argument("--run", type=Path, required=True, help="run directory")
+    parser.add_argument("--input", type=Path, required=True, help="events (folder or table) or a raw log")
+    parser.add_argument("--k", type=int, default=5, help="items a session (default 5)")
+    parser.add_argument(
+        "--seen", choices=["keep", "remove"], default="keep", help="may items of the history come up?"
+    )
+    parser.add_argument("--out", type=Path, help="write a .parquet or .csv instead of printing")
+
+
+def _recommend(options: argparse.Namespace) -> None:
+    import polars as pl
+
+    from recsys.errors import ConfigError
+    from recsys.inference import recommend
+    from recsys.runtime import atomic_file
+
+    if options.out and options.out.suffix not in (".parquet", ".csv"):
+        raise ConfigError(f"--out {options.out}: expected a name that ends in .parquet or .csv")
+    lists = recommend(options.run, options.input, k=options.k, seen=options.seen)
+    if options.out is None:
+        with pl.Config(
+            tbl_rows=50, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, fmt_str_lengths=60
+        ):
+            print(lists)
+        return
+    with atomic_file(options.out) as work:
+        write = lists.write_parquet if options.out.suffix == ".parquet" else lists.write_csv
+        write(work)
+    print(f"{options.out}: {lists['session_id'].n_unique()} sessions")
+
+
+def _add_report(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "report",
+        "Write one self-contained HTML page about an evaluated run.",
+        "recsys report --run out/run",
+        _report,
+    )
+    parser.add_argument("--run", type=Path, required=True, help="run directory, evaluated")
+    parser.add_argument("--out", type=Path, help="file to write (default RUN/report.html)")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from recsys.report import report
+
+    print(f"report: {report(options.run, options.out)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""A run directory back in memory: configuration, schema, workflow and the model with its weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from recsys.build import build_model
+from recsys.config import RunConfig
+from recsys.errors import RecsysError, RunError
+from recsys.etl import Workflow
+from recsys.recommender import Recommender
+from recsys.run_directory import RunDirectory
+from recsys.schema import Schema
+
+_TEXT_TABLE = "inputs.pretrained.table"
+
+
+@dataclass(frozen=True, repr=False)
+class LoadedRun:
+    """A trained run, ready to evaluate and to recommend.
+
+    Attributes:
+        path: the run directory.
+        config: what it was trained with.
+        schema: the columns and ids that the model reads.
+        workflow: fitted ETL; turns new events into what the model reads.
+        model: in evaluation mode, on the device that `load` chose.
+    """
+
+    path: Path
+    config: RunConfig
+    schema: Schema
+    workflow: Workflow
+    model: Recommender
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The paths of the run's files."""
+        return RunDirectory(self.path)
+
+    @property
+    def max_length(self) -> int:
+        """How many of the newest events the model reads."""
+        return self.config.model.max_length
+
+    @property
+    def item_names(self) -> list[str | None]:
+        """Name of every item id; None for reserved ids."""
+        return item_names(self.workflow)
+
+    def __repr__(self) -> str:
+        items = self.schema.item().num_values()
+        weights = sum(p.numel() for p in self.model.parameters())
+        return f"LoadedRun({self.path}: {items:,} items, {weights:,} parameters, newest {self.max_length} events)"
+
+
+def item_names(workflow: Workflow) -> list[str | None]:
+    """Name of every item id 0 .. V - 1 of a workflow; None for reserved ids."""
+    names: list[str | None] = workflow.items["item_id"].to_list()
+    return names
+
+
+def load(path: Path | str, device: torch.device | str | None = None) -> LoadedRun:
+    """Read a run directory that training finished.
+
+    Args:
+        path: the run directory.
+        device: where the model goes; None: a GPU where there is one, else the CPU.
+
+    Raises:
+        RunError: a file is missing or unreadable, or weights, schema, workflow and configuration do not fit together.
+        ConfigError: config.yaml holds an unknown key or value.
+    """
+    run = RunDirectory(Path(path))
+    config = run.load_config()
+    match config.kind:
+        case "recommender":
+            return _load_recommender(run, config, device)
+
+
+def _load_recommender(run: RunDirectory, config: RunConfig, device: torch.device | str | None) -> LoadedRun:
+    for file in (run.schema_file, run.workflow, run.weights):
+        run.require(file)
+    schema, workflow = run.load_schema(), Workflow.load(run.workflow)
+    different = workflow.schema.differences(schema)
+    if different:
+        raise RunError(f"{run.path}: workflow/ does not belong to schema.json: {different[0]}; train the run again")
+    weights = _read_weights(run.weights)
+    with torch.random.fork_rng(devices=[]):  # weights drawn only to be replaced must not move the caller's generator
+        try:
+            model = build_model(config.model, schema, workflow.items, weights.get(_TEXT_TABLE))
+        except RecsysError as error:
+            raise RunError(f"{run.path}: config.yaml does not fit schema.json: {error}") from error
+    _require_fit(run.weights, weights, model.state_dict())
+    model.load_state_dict(weights, strict=True)
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return LoadedRun(run.path, config, schema, workflow, model.to(chosen).eval())
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    try:
+        weights: dict[str, Tensor] = load_file(file)
+    except (SafetensorError, OSError) as error:
+        why = " ".join(str(error).split())
+        raise RunError(f"{file}: not a readable safetensors file (cut off?): {why}; train the run again") from error
+    return weights
+
+
+def _require_fit(file: Path, weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Raise on the first tensor that the schema and configuration do not expect as it is."""
+    for name, tensor in expected.items():
+        if name not in weights:
+            raise RunError(f"{file}: has no '{name}', which config.yaml and schema.json ask for; train the run again")
+        found, wanted = list(weights[name].shape), list(tensor.shape)
+        if found != wanted:
+            raise RunError(
+                f"{file}: '{name}' is {found}, but config.yaml and schema.json ask for {wanted}; "
+                "the weights are of another schema or configuration"
+            )
+    for name in weights:
+        if name not in expected:
+            raise RunError(f"{file}: holds '{name}', for which config.yaml and schema.json have no place")

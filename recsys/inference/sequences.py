@@ -1,0 +1,91 @@
+"""New events, or raw logs, to the sequences that a run's model reads."""
+
+import csv
+import gzip
+import tempfile
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys.cleaning import clean_logs
+from recsys.cleaning.profile import load_profile
+from recsys.data.dataset import SequenceDataset
+from recsys.errors import InputError, missing_column
+from recsys.etl import open_events
+from recsys.etl.events import REQUIRED, SUFFIXES
+from recsys.inference.run import LoadedRun
+
+
+def read_sequences(run: LoadedRun, events: Path | str | pl.DataFrame) -> SequenceDataset:
+    """Sequences of new data, transformed as the run's training data were; values unknown to it get id 2.
+
+    Args:
+        run: whose workflow (and, for raw logs, whose cleaning) is applied.
+        events: a folder that cleaning wrote, a table with session_id, item_id and timestamp (file, folder of files
+            or frame), or a raw log, which goes through the same cleaning as the run's training data.
+
+    Raises:
+        InputError: neither of these; a column that the run reads is missing; no event is left.
+    """
+    given = events if isinstance(events, pl.DataFrame) else Path(events)
+    if isinstance(given, Path) and not given.exists():
+        raise InputError(f"{given}: no such file or folder")
+    name = "events" if isinstance(given, pl.DataFrame) else str(given)
+    found = given.columns if isinstance(given, pl.DataFrame) else _table_columns(given)
+    if found is None or not set(REQUIRED) <= set(found):
+        given = _clean(run, given, name, found)
+    frame = _transform(run, given, name)
+    if not frame.height:
+        raise InputError(f"{name}: no event in it")
+    return SequenceDataset.from_frame(frame, run.schema, run.workflow.items)
+
+
+def _transform(run: LoadedRun, events: Path | pl.DataFrame, name: str) -> pl.DataFrame:
+    plan = run.workflow.plan
+    with tempfile.TemporaryDirectory(prefix="recsys.") as work:
+        opened = open_events(events, Path(work), plan.numbers)
+        for column in plan.required:
+            if column not in opened.columns:
+                raise missing_column(name, column, opened.columns)
+        wanted = plan.read(opened.columns)
+        frames = [run.workflow.transform(part) for part in opened.frames(wanted, plan.numbers)]
+    return pl.concat(frames)
+
+
+def _clean(run: LoadedRun, logs: Path | pl.DataFrame, name: str, columns: list[str] | None) -> pl.DataFrame:
+    """Events of a raw log, cleaned as the run's training data were."""
+    folder = run.directory.cleaning
+    if not (folder / "profile.yaml").is_file():
+        if columns is not None:
+            raise missing_column(name, next(c for c in REQUIRED if c not in columns), columns)
+        raise InputError(
+            f"{name}: not a table of events ({', '.join(REQUIRED)}), and {run.path} holds no cleaning/ for raw logs"
+        )
+    rules = folder / "rules.json"
+    return clean_logs(logs, load_profile(folder / "profile.yaml"), rules if rules.is_file() else None)
+
+
+def _table_columns(path: Path) -> list[str] | None:
+    """Columns of an events folder, or of the (first) table; None where there is no table that could be one."""
+    if (path / "events").is_dir():
+        return list(REQUIRED)
+    files = [path]
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.name.endswith(SUFFIXES))
+    if not files or not files[0].name.endswith(SUFFIXES):
+        return None
+    return _header(files[0])
+
+
+def _header(file: Path) -> list[str] | None:
+    """Column names; None where they cannot be read, which whoever reads the file in full then explains."""
+    try:
+        if file.suffix == ".parquet":
+            return list(pq.read_schema(file).names)
+        opener = gzip.open if file.suffix == ".gz" else open
+        with opener(file, "rt", encoding="utf-8-sig", errors="replace", newline="") as stream:
+            return next(csv.reader(stream), None)
+    except (pa.ArrowException, OSError, EOFError, csv.Error):
+        return None

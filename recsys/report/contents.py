@@ -1,0 +1,143 @@
+"""What of a run directory the report reads; every part beside the configuration may be missing."""
+
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from safetensors import SafetensorError, safe_open
+
+from recsys.config import RunConfig
+from recsys.errors import RunError, missing_column
+from recsys.run_directory import RunDirectory
+
+PREDICTIONS = "predictions.parquet"
+RANK = "rank_"
+MODEL = "model"
+_PREDICTION_COLUMNS = ("group", "position", "is_last", "target", "top1", f"{RANK}{MODEL}")
+
+Metrics = dict[str, Any]
+"""One system's entry in metrics.json: figures, and intervals as ``<figure>_interval``."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """Names and training counts by item id: ``names[id]`` (None: reserved), ``counts [V]``."""
+
+    names: list[str | None]
+    counts: np.ndarray[Any, np.dtype[np.int64]]
+
+    def name(self, item: int) -> str:
+        """The command's name, or what stands for it."""
+        found = self.names[item] if 0 <= item < len(self.names) else None
+        return f"(id {item}, no name)" if found is None else found
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A run's files, read and checked; None where a file is missing."""
+
+    name: str
+    config: RunConfig
+    history: dict[str, Any] | None
+    metrics: dict[str, Any] | None
+    predictions: pl.DataFrame | None
+    items: Items | None
+    environment: dict[str, Any] | None
+    cleaning: dict[str, Any] | None
+    dataset: dict[str, Any] | None
+    parameters: int | None
+
+    def split(self) -> str | None:
+        """The split whose figures are shown: test where it was evaluated, else the first."""
+        splits = (self.metrics or {}).get("splits", {})
+        return "test" if "test" in splits else next(iter(splits), None)
+
+    def systems(self, positions: str = "all") -> dict[str, Metrics]:
+        """Figures by system over ``all`` or ``last`` positions, the model first; empty without metrics.json."""
+        split = self.split()
+        if self.metrics is None or split is None:
+            return {}
+        found = self.metrics["splits"][split].get("positions", {}).get(positions, {})
+        systems = {name: values for name, values in found.items() if isinstance(values, dict)}
+        return {name: systems[name] for name in sorted(systems, key=lambda n: n != MODEL)}
+
+
+def read_contents(path: Path) -> Contents:
+    """Read the run at `path`.
+
+    Raises:
+        RunError: no run directory, or a file of it that cannot be read (names it).
+    """
+    run = RunDirectory(path)
+    config = run.load_config()
+    items = _read_items(run.workflow / "items.parquet")
+    return Contents(
+        name=path.resolve().name,
+        config=config,
+        history=_read_json(run.history_file),
+        metrics=_read_json(run.metrics_file),
+        predictions=_read_predictions(path / PREDICTIONS, items),
+        items=items,
+        environment=_read_json(run.environment_file),
+        cleaning=_read_json(run.cleaning / "report.json"),
+        dataset=_read_json(path / "report.json"),
+        parameters=_count_parameters(run.weights),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path}: not valid JSON: {error}; write it again with `recsys train` or `evaluate`") from error
+    if not isinstance(values, dict):
+        raise RunError(f"{path}: expected a JSON object, found a {type(values).__name__}")
+    return values
+
+
+def _read_table(path: Path, columns: tuple[str, ...]) -> pl.DataFrame | None:
+    if not path.is_file():
+        return None
+    try:
+        table = pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise RunError(f"{path}: not a Parquet table: {' '.join(str(error).split())}") from error
+    for column in columns:
+        if column not in table.columns:
+            raise missing_column(path, column, table.columns)
+    return table
+
+
+def _read_items(path: Path) -> Items | None:
+    table = _read_table(path, ("id", "item_id", "count"))
+    if table is None:
+        return None
+    table = table.sort("id")
+    return Items(table["item_id"].cast(pl.String).to_list(), table["count"].fill_null(0).cast(pl.Int64).to_numpy())
+
+
+def _read_predictions(path: Path, items: Items | None) -> pl.DataFrame | None:
+    table = _read_table(path, _PREDICTION_COLUMNS)
+    if table is None or not table.height:
+        return None
+    largest = max(int(table[name].max() or 0) for name in ("target", "top1"))  # type: ignore[call-overload]
+    if items is not None and largest >= len(items.names):
+        raise RunError(f"{path}: item id {largest}, but workflow/items.parquet ends at {len(items.names) - 1}")
+    # Dense numbers instead of texts: the bootstrap only asks which positions go together.
+    return table.with_columns(pl.col("group").rank("dense").cast(pl.Int64).alias("group"))
+
+
+def _count_parameters(path: Path) -> int | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as weights:
+            return sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    except SafetensorError as error:
+        raise RunError(f"{path}: not a safetensors file: {error}") from error

@@ -1,0 +1,57 @@
+"""Small sequence datasets for tests."""
+
+import numpy as np
+import polars as pl
+
+from recsys.data.dataset import SequenceDataset
+from recsys.schema import Column, Kind, Schema, Scope, Tag
+
+
+def make_schema(num_items: int = 12, num_classes: int = 4) -> Schema:
+    """Item id, an item-scope class, an event-scope category and two real columns."""
+    return Schema(
+        columns=[
+            Column(name="item_id", kind=Kind.CATEGORICAL, tags=[Tag.ITEM_ID], cardinality=num_items + 3),
+            Column(
+                name="classification", kind=Kind.CATEGORICAL, scope=Scope.ITEM, cardinality=num_classes + 3
+            ),
+            Column(name="cat", kind=Kind.CATEGORICAL, cardinality=5),
+            Column(name="timestamp_interval", kind=Kind.CONTINUOUS, dtype="float32"),
+            Column(name="merge_count", kind=Kind.CONTINUOUS, dtype="float32"),
+        ]
+    )
+
+
+def make_items(num_items: int = 12, num_classes: int = 4) -> pl.DataFrame:
+    """Item table; item ``3 + n`` is called ``command n`` and has class ``3 + n % num_classes``."""
+    named = range(num_items)
+    return pl.DataFrame(
+        {
+            "id": pl.Series(range(num_items + 3), dtype=pl.Int32),
+            "item_id": [None, None, None, *(f"command {n}" for n in named)],
+            "count": [0, 0, 0, *(100 - n for n in named)],
+            "classification": pl.Series([0, 1, 2, *(3 + n % num_classes for n in named)], dtype=pl.Int32),
+        }
+    )
+
+
+def make_dataset(lengths: list[int], seed: int = 0, num_items: int = 12) -> SequenceDataset:
+    """Random sequences of the given lengths."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        {
+            "session_id": f"s{row}",
+            "user_id": f"u{row // 2}",
+            "timestamp": list(range(n)),
+            "item_id": rng.integers(3, num_items + 3, n).tolist(),
+            "cat": rng.integers(3, 5, n).tolist(),
+            "timestamp_interval": rng.normal(size=n).tolist(),
+            "merge_count": rng.normal(size=n).tolist(),
+        }
+        for row, n in enumerate(lengths)
+    ]
+    integers = pl.List(pl.Int32)
+    types = {"timestamp": pl.List(pl.Int64), "item_id": integers, "cat": integers}
+    types |= dict.fromkeys(("timestamp_interval", "merge_count"), pl.List(pl.Float32))
+    frame = pl.DataFrame(rows, schema_overrides=types)
+    return SequenceDataset.from_frame(frame, make_schema(num_items), make_items(num_items))

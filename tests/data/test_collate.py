@@ -1,0 +1,76 @@
+"""Batches against a loop over the windows' events."""
+
+import numpy as np
+import torch
+from tests.data.sequences import make_dataset
+
+from recsys.data.collate import Collator, WindowDataset, iterate
+from recsys.data.dataset import Windows
+from recsys.data.windows import evaluation_windows
+from recsys.nn.masking import causal, causal_last
+
+HEADS = ("item_id", "classification", "cat", "timestamp_interval")
+
+
+def masked_with(function):
+    return lambda ids, lengths: function(ids, lengths)[:2]
+
+
+def test_labels_are_the_next_event_of_every_head():
+    data = make_dataset([4, 6])
+    windows = Windows(np.array([0, 1]), np.array([0, 5]), np.array([4, 10]))
+    batch = Collator(data, HEADS, masked_with(causal))(windows)
+    assert batch.lengths.tolist() == [3, 4]
+    assert batch.row_id.tolist() == [0, 1]
+    assert batch.inputs["item_id"].shape == (2, 4)
+    assert batch.inputs["item_id"].dtype == torch.int64
+    assert batch.inputs["timestamp_interval"].dtype == torch.float32
+    expected = [(0 * 4 + t, 0 + t + 1) for t in range(3)] + [(1 * 4 + t, 5 + t + 1) for t in range(4)]
+    for head in HEADS:
+        positions, targets = batch.labels(head)
+        assert positions.tolist() == [position for position, _ in expected]
+        if head == "classification":
+            want = data.item_columns[head][data.items[[event for _, event in expected]]]
+        else:
+            want = data.columns[head][[event for _, event in expected]]
+        assert targets.tolist() == want.tolist()
+
+
+def test_the_label_of_the_last_position_is_no_input():
+    data = make_dataset([5])
+    windows = Windows(np.array([0]), np.array([0]), np.array([5]))
+    batch = Collator(data, ["item_id"], masked_with(causal_last))(windows)
+    assert batch.inputs["item_id"].tolist() == [data.items[:4].tolist()]
+    positions, targets = batch.labels("item_id")
+    assert positions.tolist() == [3]
+    assert targets.tolist() == [int(data.items[4])]
+
+
+def test_reserved_ids_are_no_training_targets_but_stay_in_evaluation():
+    data = make_dataset([4])
+    data.columns["item_id"] = np.where(np.arange(4) == 1, 2, data.items)
+    windows = Windows(np.array([0]), np.array([0]), np.array([4]))
+    train = Collator(data, ["item_id", "cat"], masked_with(causal))(windows)
+    assert train.labels("item_id")[0].tolist() == [1, 2]
+    assert train.num_labels("cat") == 3
+    evaluation = Collator(data, ["item_id"], masked_with(causal), unknown_targets=True)(windows)
+    assert evaluation.labels("item_id")[1].tolist() == data.items[1:].tolist()
+
+
+def test_iterate_visits_every_window_once_longest_first():
+    data = make_dataset([3, 9, 5, 2, 7])
+    windows, _ = evaluation_windows(data, 4, "all")
+    seen, widths = [], []
+    for chosen, batch in iterate(Collator(data, ["item_id"], masked_with(causal)), windows, 3):
+        seen += chosen.tolist()
+        widths.append(batch.inputs["item_id"].shape[1])
+        assert batch.row_id.tolist() == windows.row[chosen].tolist()
+    assert sorted(seen) == list(range(len(windows)))
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_window_dataset_hands_batches_through():
+    windows = Windows(np.array([0]), np.array([0]), np.array([2]))
+    dataset = WindowDataset(7)
+    assert len(dataset) == 7
+    assert dataset.__getitems__(windows) is windows

@@ -1,0 +1,31 @@
+"""Encoders of numbers against their formulas."""
+
+import torch
+
+from recsys.nn.continuous import ContinuousMLP, SoftOneHot
+
+
+def test_soft_one_hot_mixes_the_bins_by_their_softmax():
+    torch.manual_seed(0)
+    encoder = SoftOneHot(2, 5, num_bins=4)
+    values = torch.randn(3, 2)
+    expected = torch.zeros(3, 5)
+    for row in range(3):
+        for column in range(2):
+            scores = encoder.slope[column] * values[row, column] + encoder.offset[column]
+            expected[row] += torch.softmax(scores, 0) @ encoder.table[column]
+    torch.testing.assert_close(encoder(values), expected)
+
+
+def test_soft_one_hot_starts_with_bins_at_different_places():
+    encoder = SoftOneHot(1, 5, num_bins=5)
+    scores = torch.tensor([[-2.0], [0.0], [2.0]]).unsqueeze(-1) * encoder.slope + encoder.offset
+    assert scores.squeeze(1).argmax(-1).tolist() == [0, 2, 4]
+
+
+def test_mlp_reads_every_column():
+    torch.manual_seed(0)
+    encoder = ContinuousMLP(3, 4)
+    values = torch.randn(2, 3, requires_grad=True)
+    encoder(values).sum().backward()
+    assert (values.grad.abs() > 0).all()
