@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_processing.simulate_catalogue import END_EVENT, Catalogue
+from data_processing.simulate_grammar import AT_ONCE
 from data_processing.simulate_messages import ROW, SPELLED, MessageTable
 from data_processing.simulate_session import (
     OP_ABORT,
@@ -206,7 +207,10 @@ def _elapsed(
 ) -> np.ndarray:
     """Microseconds of each row since the first row of its session; rows of one operation may share a time."""
     gap = _GAP_MEDIAN[full.gap] * np.exp(_GAP_WIDTH[full.gap] * rng.standard_normal(len(full.gap)))
-    small = rng.exponential(900.0, len(op)) * (rng.random(len(op)) >= 0.2)
+    # Some operations come at the very time of the one before: then only the order of the rows tells.
+    gap *= rng.random(len(gap)) >= np.where(full.gap == AT_ONCE, 0.5, 0.03)
+    instant = rng.random(len(gap)) < 0.3
+    small = rng.exponential(900.0, len(op)) * ((rng.random(len(op)) >= 0.2) & ~instant[op])
     step = np.where(offset == 0, gap[op] * 1e6, small).astype(np.int64)
     total = np.cumsum(step)
     begins = np.flatnonzero(np.diff(session, prepend=-1))

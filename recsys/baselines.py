@@ -65,9 +65,7 @@ class Baseline:
         scores[:, : self.first_id] = -np.inf
         return scores
 
-    def ranks(
-        self, values: npt.ArrayLike, offsets: npt.ArrayLike, positions: npt.ArrayLike | None = None
-    ) -> Ints:
+    def ranks(self, values: npt.ArrayLike, offsets: npt.ArrayLike, positions: npt.ArrayLike | None = None) -> Ints:
         """Ranks of the events at `positions` (indices into `values`), each predicted from the two before it.
 
         Default: every event with at least one event before it in its sequence. Returns ``[P]`` int64 as

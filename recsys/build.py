@@ -1,5 +1,7 @@
 """From configuration to objects: the only place where names in a config meet classes."""
 
+from pathlib import Path
+
 import polars as pl
 import torch
 from torch import Tensor, nn
@@ -13,10 +15,11 @@ from recsys.inputs import CategoricalStream, SequenceInputs
 from recsys.losses import CatalogueLoss, CrossEntropy, Focal, MeanSquaredError
 from recsys.nn import masking
 from recsys.nn.fusion import SelfAttentionFusion, SumFusion
+from recsys.nn.pretrained import load_table
 from recsys.recommender import Recommender
 from recsys.schema import CLASSIFICATION, TARGET, Column, Kind, Schema, Scope
 
-PRETRAINED_STREAM = "text"
+TEXT = "text"  # name of the column and stream of pretrained vectors
 
 
 def build_model(
@@ -28,8 +31,11 @@ def build_model(
         config: the `model` section.
         schema: of the sequence dataset.
         items: the workflow's item table, one row an id, with item-scope columns.
-        pretrained: ``[V, E]`` text vectors of the items.
+        pretrained: ``[V, E]`` text vectors of the items. Without them a schema with a `text` column gives a table of
+            zeros, to be filled from a run's weights.
     """
+    if pretrained is None and TEXT in schema:
+        pretrained = torch.zeros(_cardinality(schema.item()), schema[TEXT].dimension or 0)
     item = schema.item()
     auxiliary = _auxiliary(config, schema)
     heads: dict[str, CatalogueHead | RealHead] = {
@@ -53,6 +59,16 @@ def build_model(
     )
 
 
+def attach_text(config: InputsConfig, schema: Schema) -> tuple[Schema, Tensor | None]:
+    """Read the text table that the configuration names, and add its column to the schema."""
+    if config.text_table is None:
+        return schema, None
+    item = schema.item()
+    table = load_table(Path(config.text_table), _cardinality(item), item.first_id)
+    column = Column(name=TEXT, kind=Kind.PRETRAINED, scope=Scope.ITEM, dtype="float32", dimension=table.shape[1])
+    return Schema(columns=[*(c for c in schema.columns if c.name != TEXT), column]), table
+
+
 def build_masking(name: str) -> Positions:
     """The masking function that training labels positions with."""
     match name:
@@ -70,9 +86,7 @@ def build_catalogue_loss(config: LossConfig, reserved: int) -> CatalogueLoss:
         case "focal":
             return Focal(gamma=config.gamma, dtype=config.dtype, ignore_rows=reserved)
         case "cross_entropy":
-            return CrossEntropy(
-                label_smoothing=config.label_smoothing, dtype=config.dtype, ignore_rows=reserved
-            )
+            return CrossEntropy(label_smoothing=config.label_smoothing, dtype=config.dtype, ignore_rows=reserved)
 
 
 def _build_head(config: AuxiliaryConfig, column: Column, model: ModelConfig) -> CatalogueHead | RealHead:
@@ -80,25 +94,17 @@ def _build_head(config: AuxiliaryConfig, column: Column, model: ModelConfig) -> 
     if column.kind is Kind.CONTINUOUS:
         return RealHead(hidden_size=size, loss=MeanSquaredError())
     loss = build_catalogue_loss(config.loss, column.first_id)
-    return CatalogueHead(
-        hidden_size=size, cardinality=_cardinality(column), reserved=column.first_id, loss=loss
-    )
+    return CatalogueHead(hidden_size=size, cardinality=_cardinality(column), reserved=column.first_id, loss=loss)
 
 
 def _auxiliary(config: ModelConfig, schema: Schema) -> list[AuxiliaryConfig]:
     """The auxiliary heads asked for, or the document's two where the data have them."""
     if config.auxiliary is None:
-        return [
-            AuxiliaryConfig(column=name, loss=config.loss)
-            for name in (CLASSIFICATION, TARGET)
-            if name in schema
-        ]
+        return [AuxiliaryConfig(column=name, loss=config.loss) for name in (CLASSIFICATION, TARGET) if name in schema]
     for head in config.auxiliary:
         column = schema[head.column]
         if column.kind not in (Kind.CATEGORICAL, Kind.CONTINUOUS):
-            raise ConfigError(
-                f"model.auxiliary: column '{head.column}' is {column.kind.value}; it cannot be predicted"
-            )
+            raise ConfigError(f"model.auxiliary: column '{head.column}' is {column.kind.value}; it cannot be predicted")
         if head.column == schema.item().name:
             raise ConfigError(f"model.auxiliary: '{head.column}' is the main head already")
     return config.auxiliary
@@ -110,14 +116,10 @@ def _build_inputs(
     item = schema.item()
     wanted = _streams(config.inputs, schema, pretrained is not None)
     attributes = [
-        c
-        for c in schema.select(kind=Kind.CATEGORICAL, scope=Scope.ITEM)
-        if c.name in wanted and c.name != item.name
+        c for c in schema.select(kind=Kind.CATEGORICAL, scope=Scope.ITEM) if c.name in wanted and c.name != item.name
     ]
     events = schema.select(scope=Scope.EVENT)
-    categorical = [
-        c for c in events if c.kind is Kind.CATEGORICAL and c.name in wanted and c.name != item.name
-    ]
+    categorical = [c for c in events if c.kind is Kind.CATEGORICAL and c.name in wanted and c.name != item.name]
     continuous = [c.name for c in events if c.kind is Kind.CONTINUOUS and c.name in wanted]
     ids = [torch.from_numpy(items.get_column(c.name).to_numpy().astype("int64")) for c in attributes]
     return SequenceInputs(
@@ -126,7 +128,7 @@ def _build_inputs(
         attributes=torch.stack(ids, dim=1) if ids else torch.zeros(_cardinality(item), 0, dtype=torch.int64),
         event_categorical=[_stream(c) for c in categorical],
         event_continuous=continuous,
-        pretrained=pretrained if PRETRAINED_STREAM in wanted else None,
+        pretrained=pretrained if TEXT in wanted else None,
         embedding_size=config.inputs.embedding_size,
         stream_size=config.inputs.fusion_size,
         hidden_size=config.backbone.hidden_size,
@@ -140,7 +142,7 @@ def _streams(config: InputsConfig, schema: Schema, text: bool) -> set[str]:
     """Names of the streams to read; the item's own always is one."""
     offered = [c.name for c in schema.columns if c.kind in (Kind.CATEGORICAL, Kind.CONTINUOUS)]
     if text:
-        offered.append(PRETRAINED_STREAM)
+        offered.append(TEXT)
     if config.streams is None:
         return set(offered)
     for name in config.streams:

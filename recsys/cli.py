@@ -39,9 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def _command(
-    commands: Commands, name: str, what: str, example: str, handler: Handler
-) -> argparse.ArgumentParser:
+def _command(commands: Commands, name: str, what: str, example: str, handler: Handler) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,
         help=what,
@@ -54,9 +52,7 @@ def _command(
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config", "--config-path", type=Path, metavar="FILE", help="run configuration (YAML)"
-    )
+    parser.add_argument("--config", "--config-path", type=Path, metavar="FILE", help="run configuration (YAML)")
     parser.add_argument(
         "--set",
         action="append",
@@ -74,9 +70,7 @@ def _add_preprocess(commands: Commands) -> None:
         "recsys preprocess --events out/events --config configs/vectorworks.yaml --out out/dataset",
         _preprocess,
     )
-    parser.add_argument(
-        "--events", type=Path, required=True, help="cleaned events (folder) or a table of events"
-    )
+    parser.add_argument("--events", type=Path, required=True, help="cleaned events (folder) or a table of events")
     parser.add_argument("--out", type=Path, required=True, help="sequence dataset to write")
     parser.add_argument("--workflow", type=Path, help="apply this fitted workflow instead of fitting one")
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
@@ -88,9 +82,7 @@ def _preprocess(options: argparse.Namespace) -> None:
     from recsys.etl import preprocess
 
     config = load_config(options.config, options.set)
-    result = preprocess(
-        options.events, config, options.out, workflow=options.workflow, overwrite=options.overwrite
-    )
+    result = preprocess(options.events, config, options.out, workflow=options.workflow, overwrite=options.overwrite)
     print(result)
 
 
@@ -129,9 +121,7 @@ def _add_evaluate(commands: Commands) -> None:
     parser.add_argument("--run", type=Path, required=True, help="run directory")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", type=Path, help="sequence dataset; figures go to RUN/metrics.json")
-    source.add_argument(
-        "--input", type=Path, help="events of other people (folder or table), all of them scored"
-    )
+    source.add_argument("--input", type=Path, help="events of other people (folder or table), all of them scored")
     parser.add_argument("--split", default="test", choices=["train", "val", "test"], help="of --data")
     parser.add_argument("--seen", choices=["keep", "remove"], help="may items of the history be recommended?")
     parser.add_argument("--no-baselines", action="store_true", help="the model's figures only")
@@ -162,9 +152,7 @@ def _add_recommend(commands: Commands) -> None:
     parser.add_argument("--run", type=Path, required=True, help="run directory")
     parser.add_argument("--input", type=Path, required=True, help="events (folder or table) or a raw log")
     parser.add_argument("--k", type=int, default=5, help="items a session (default 5)")
-    parser.add_argument(
-        "--seen", choices=["keep", "remove"], default="keep", help="may items of the history come up?"
-    )
+    parser.add_argument("--seen", choices=["keep", "remove"], default="keep", help="may items of the history come up?")
     parser.add_argument("--out", type=Path, help="write a .parquet or .csv instead of printing")
 
 
@@ -179,9 +167,7 @@ def _recommend(options: argparse.Namespace) -> None:
         raise ConfigError(f"--out {options.out}: expected a name that ends in .parquet or .csv")
     lists = recommend(options.run, options.input, k=options.k, seen=options.seen)
     if options.out is None:
-        with pl.Config(
-            tbl_rows=50, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, fmt_str_lengths=60
-        ):
+        with pl.Config(tbl_rows=50, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, fmt_str_lengths=60):
             print(lists)
         return
     with atomic_file(options.out) as work:

@@ -34,12 +34,8 @@ class SplitConfig(StrictModel):
     validation_share: Share = 0.1  # of the groups that are not test
     every: Annotated[int, Field(ge=2)] = 5  # rule every_nth: test = groups 0, n, 2n, ... of the sorted groups
     test_groups: list[str] = Field(default_factory=list)  # rule list
-    validation_groups: list[str] = Field(
-        default_factory=list
-    )  # rule list; empty: validation_share of the rest
-    coverage: bool = (
-        True  # an item of two groups is in train and test, of three in all; never moves fixed test groups
-    )
+    validation_groups: list[str] = Field(default_factory=list)  # rule list; empty: validation_share of the rest
+    coverage: bool = True  # an item of two groups is in train and test, of three in all; never moves fixed test groups
     seed: int = 0
 
 
@@ -65,16 +61,14 @@ class CategoricalConfig(StrictModel):
 class ContinuousConfig(StrictModel):
     """One column of numbers; the transforms apply in order."""
 
-    transforms: list[Transform] = Field(default_factory=lambda: ["zscore"])
+    transforms: list[Transform] = Field(default=["zscore"])
 
 
 class EtlConfig(StrictModel):
     """Events to sequences. Everything here is fitted on the training split only."""
 
     categorical: dict[str, CategoricalConfig] = Field(
-        default_factory=lambda: {
-            name: CategoricalConfig() for name in ("item_id", "classification", "target", "cat")
-        }
+        default_factory=lambda: {name: CategoricalConfig() for name in ("item_id", "classification", "target", "cat")}
     )
     continuous: dict[str, ContinuousConfig] = Field(
         default_factory=lambda: {
@@ -82,9 +76,7 @@ class EtlConfig(StrictModel):
             "merge_count": ContinuousConfig(transforms=["log1p", "zscore"]),
         }
     )
-    optional: list[str] = Field(
-        default_factory=lambda: ["user_id", "cat", "classification", "target", "merge_count"]
-    )
+    optional: list[str] = Field(default_factory=lambda: ["user_id", "cat", "classification", "target", "merge_count"])
     min_length: Count = 1  # events; shorter sequences leave (counted)
     newest: Count | None = None  # events kept of a training sequence; None keeps all
     chunk: ChunkConfig | None = None  # training split only
@@ -111,6 +103,7 @@ class InputsConfig(StrictModel):
     """Which columns are read, and how a timestep's streams become one vector."""
 
     streams: list[str] | None = None  # None: every column that the schema offers
+    text_table: str | None = None  # .npy [items, width]: frozen vector of each item id, read as stream `text`
     embedding_size: Count = 64
     fusion: Literal["self_attention", "sum"] = "self_attention"
     fusion_size: Count = 128  # width D of the streams in the fusion
@@ -159,9 +152,7 @@ class ModelConfig(StrictModel):
     tied: bool = False  # the output table is the item embedding, projected
     bias: bool = False  # of the item head
     output_dropout: Probability = 0.0
-    auxiliary: list[AuxiliaryConfig] | None = (
-        None  # None: classification and target where the schema has them
-    )
+    auxiliary: list[AuxiliaryConfig] | None = None  # None: classification and target where the schema has them
 
 
 class TrainingConfig(StrictModel):
@@ -180,12 +171,8 @@ class TrainingConfig(StrictModel):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     accumulation: Count = 1  # batches a step
-    windows: Literal["random", "newest"] = (
-        "random"  # which max_length events of a longer sequence an epoch sees
-    )
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = (
-        "auto"  # auto: bf16 or fp16 on a GPU, else fp32
-    )
+    windows: Literal["random", "newest"] = "random"  # which max_length events of a longer sequence an epoch sees
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bf16 or fp16 on a GPU, else fp32
     patience: int | None = 10  # evaluations without improvement; None never stops early
     best_metric: Literal["loss", "ndcg@10", "recall@10"] = "ndcg@10"  # on the validation split
     save_steps: Count | None = None  # steps between checkpoints; None: once an epoch

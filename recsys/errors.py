@@ -43,6 +43,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def missing_column(source: object, column: str, present: Iterable[str]) -> InputError:
     """The error for a column that `source` lacks; lists the columns that are there."""
     names = list(present)
-    return InputError(
-        f"{source}: column '{column}' is missing{nearest(column, names)}; columns: {', '.join(names)}"
-    )
+    return InputError(f"{source}: column '{column}' is missing{nearest(column, names)}; columns: {', '.join(names)}")

@@ -35,8 +35,8 @@ class StreamProjection(nn.Module):
 class SequenceInputs(nn.Module):
     """All streams of a timestep fused into one vector of the backbone's width.
 
-    Streams that depend on the item alone (its id, attributes such as class and target, text vector) are encoded once for
-    each distinct item of the batch.
+    Streams that depend on the item alone (its id, attributes such as class and target, text vector) are encoded once
+    for each distinct item of the batch.
 
     Args:
         item: the item column's name and cardinality V.
@@ -92,9 +92,7 @@ class SequenceInputs(nn.Module):
             encoder = ContinuousMLP if continuous_encoder == "mlp" else SoftOneHot
             self.continuous = encoder(len(self.event_continuous), stream_size)
             widths["continuous"] = stream_size
-        self.projections = nn.ModuleDict(
-            {name: StreamProjection(w, stream_size) for name, w in widths.items()}
-        )
+        self.projections = nn.ModuleDict({name: StreamProjection(w, stream_size) for name, w in widths.items()})
         self.fusion = fusion
         self.output = nn.Linear(stream_size, hidden_size)
         self.dropout = nn.Dropout(dropout)

@@ -61,9 +61,7 @@ def ranks_from_scores(
     return ranks
 
 
-def _check_scores(
-    scores: npt.NDArray[Any], targets: npt.NDArray[Any], excluded: npt.NDArray[np.bool_] | None
-) -> None:
+def _check_scores(scores: npt.NDArray[Any], targets: npt.NDArray[Any], excluded: npt.NDArray[np.bool_] | None) -> None:
     if scores.ndim != 2 or targets.shape != scores.shape[:1]:
         raise InputError(f"scores {list(scores.shape)}, targets {list(targets.shape)} must be [P, V], [P]")
     if targets.size and not np.issubdtype(targets.dtype, np.integer):

@@ -48,9 +48,7 @@ class Recommender(nn.Module):
         self.weights = dict(weights)
         self.item = item
 
-    def forward(
-        self, batch: Mapping[str, Tensor], counts: Mapping[str, float] | None = None
-    ) -> RecommenderOutput:
+    def forward(self, batch: Mapping[str, Tensor], counts: Mapping[str, float] | None = None) -> RecommenderOutput:
         """Loss of a batch: the sum over heads of ``weight * (loss sum / count)``.
 
         Args:
@@ -71,9 +69,7 @@ class Recommender(nn.Module):
             sums[name], seen[name] = output.sum.detach(), output.count.detach()
         if not torch.isfinite(total):
             rows = batch.row_id.tolist()
-            raise TrainingError(
-                f"loss is {float(total)} on dataset rows {rows[:20]}; lower training.learning_rate"
-            )
+            raise TrainingError(f"loss is {float(total)} on dataset rows {rows[:20]}; lower training.learning_rate")
         return RecommenderOutput(total, sums, seen)
 
     def hidden(self, batch: Batch) -> Tensor:

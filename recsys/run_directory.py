@@ -33,38 +33,47 @@ class RunDirectory:
 
     @property
     def config_file(self) -> Path:
+        """The whole configuration."""
         return self.path / "config.yaml"
 
     @property
     def schema_file(self) -> Path:
+        """Columns and ids."""
         return self.path / "schema.json"
 
     @property
     def workflow(self) -> Path:
+        """Fitted ETL."""
         return self.path / "workflow"
 
     @property
     def cleaning(self) -> Path:
+        """Cleaning profile and fitted rules."""
         return self.path / "cleaning"
 
     @property
     def weights(self) -> Path:
+        """Weights of the best checkpoint."""
         return self.path / "model.safetensors"
 
     @property
     def checkpoints(self) -> Path:
+        """What training resumes from."""
         return self.path / "checkpoints"
 
     @property
     def metrics_file(self) -> Path:
+        """Figures of the last evaluation."""
         return self.path / "metrics.json"
 
     @property
     def history_file(self) -> Path:
+        """Loss and validation figures over steps."""
         return self.path / "history.json"
 
     @property
     def environment_file(self) -> Path:
+        """Versions, command, seed, data hash."""
         return self.path / "environment.json"
 
     def create(self, config: RunConfig, schema: Schema, dataset: Path) -> None:

@@ -79,9 +79,7 @@ class Column(BaseModel):
     dimension: int | None = None  # width of a vector (pretrained)
     statistics: dict[str, float] = Field(default_factory=dict)
     vocabulary: str | None = None  # path inside workflow/
-    vocabulary_sha256: str | None = (
-        None  # of the values in id order, so that equal sizes are not taken for equal ids
-    )
+    vocabulary_sha256: str | None = None  # of the values in id order, so that equal sizes are not taken for equal ids
 
     def num_values(self) -> int:
         """How many values have an id of their own."""
@@ -124,11 +122,7 @@ class Schema(BaseModel):
 
     def select(self, *, kind: Kind | None = None, scope: Scope | None = None) -> list[Column]:
         """Columns of a kind and a scope."""
-        return [
-            c
-            for c in self.columns
-            if (kind is None or c.kind is kind) and (scope is None or c.scope is scope)
-        ]
+        return [c for c in self.columns if (kind is None or c.kind is kind) and (scope is None or c.scope is scope)]
 
     def save(self, path: Path) -> None:
         """Write as JSON, readable and stable under re-saving."""
@@ -155,13 +149,10 @@ class Schema(BaseModel):
                 continue
             ours = self[theirs.name]
             if ours.kind is not theirs.kind:
-                found.append(
-                    f"column '{ours.name}' is {ours.kind.value}, the run was trained with {theirs.kind.value}"
-                )
+                found.append(f"column '{ours.name}' is {ours.kind.value}, the run was trained with {theirs.kind.value}")
             elif ours.cardinality != theirs.cardinality:
-                found.append(
-                    f"column '{ours.name}' has {ours.cardinality} classes, the run was trained with {theirs.cardinality}"
-                )
+                sizes = f"{ours.cardinality} classes, the run was trained with {theirs.cardinality}"
+                found.append(f"column '{ours.name}' has {sizes}")
             elif ours.dimension != theirs.dimension:
                 found.append(
                     f"column '{ours.name}' has {ours.dimension} dimensions, the run was trained with {theirs.dimension}"

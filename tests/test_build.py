@@ -1,14 +1,15 @@
 """Configuration to objects: what is asked for is what is built, what cannot be is refused in a line."""
 
+import numpy as np
 import pytest
-from tests.data.models import make_model
-from tests.data.sequences import make_items, make_schema
 
-from recsys.build import build_masking, build_model
+from recsys.build import attach_text, build_catalogue_loss, build_masking, build_model
 from recsys.config import LossConfig, ModelConfig, parse
 from recsys.errors import ConfigError, SchemaError
 from recsys.losses import CrossEntropy, Focal
 from recsys.nn.fusion import SelfAttentionFusion, SumFusion
+from tests.data.models import make_model
+from tests.data.sequences import make_items, make_schema
 
 
 def build(**changes: object) -> object:
@@ -19,10 +20,7 @@ def test_defaults_follow_the_document():
     model = build()
     assert list(model.heads) == ["item_id", "classification"]
     assert model.weights == {"item_id": 1.0, "classification": 0.5}
-    assert all(
-        isinstance(head.loss_function, Focal) and head.loss_function.gamma == 2
-        for head in model.heads.values()
-    )
+    assert all(isinstance(head.loss_function, Focal) and head.loss_function.gamma == 2 for head in model.heads.values())
     assert all(head.bias is None for head in model.heads.values())
     assert isinstance(model.inputs.fusion, SelfAttentionFusion)
     assert model.inputs.item_attributes == ["classification"]
@@ -70,6 +68,20 @@ def test_an_auxiliary_column_that_is_not_there_is_named_with_the_nearest():
         build(auxiliary=[{"column": "classificaton"}])
 
 
+def test_a_text_table_becomes_a_column_and_a_stream(tmp_path):
+    table = np.random.default_rng(0).normal(size=(15, 6)).astype("float32")
+    table[:3] = 0
+    np.save(tmp_path / "text.npy", table)
+    config = parse(ModelConfig, {"inputs": {"text_table": str(tmp_path / "text.npy")}}, "test")
+    schema, vectors = attach_text(config.inputs, make_schema())
+    assert schema["text"].dimension == 6
+    model = build_model(config, schema, make_items(), vectors)
+    reloaded = build_model(config, schema, make_items())
+    reloaded.load_state_dict(model.state_dict())
+    assert (reloaded.inputs.pretrained.table.numpy() == table).all()
+    assert attach_text(ModelConfig().inputs, make_schema()) == (make_schema(), None)
+
+
 def test_maskings_by_name():
     assert build_masking("causal") is not None
     with pytest.raises(ConfigError, match="unknown 'casual' .did you mean 'causal'"):
@@ -77,7 +89,5 @@ def test_maskings_by_name():
 
 
 def test_loss_settings_reach_the_loss():
-    from recsys.build import build_catalogue_loss
-
     loss = build_catalogue_loss(LossConfig(name="focal", gamma=1.5, dtype="bfloat16"), 3)
     assert (loss.gamma, loss.dtype, loss.ignore_rows) == (1.5, "bfloat16", 3)

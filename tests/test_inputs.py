@@ -1,14 +1,14 @@
 """Inputs: item streams once per distinct item give what they give per event; every column counts."""
 
 import torch
-from tests.data.models import TINY, make_model
-from tests.data.sequences import make_dataset, make_items, make_schema
 
 from recsys.build import build_model
 from recsys.config import ModelConfig, parse
 from recsys.data.collate import Collator
 from recsys.data.windows import evaluation_windows
 from recsys.nn.masking import causal
+from tests.data.models import TINY, make_model
+from tests.data.sequences import make_dataset, make_items, make_schema
 
 
 def some_inputs() -> dict[str, torch.Tensor]:

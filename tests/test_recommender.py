@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from tests.data.models import make_model
-from tests.data.sequences import make_dataset
 
 from recsys.data.batch import Batch
 from recsys.data.collate import Collator
 from recsys.data.windows import evaluation_windows
 from recsys.errors import TrainingError
 from recsys.nn.masking import causal
+from tests.data.models import make_model
+from tests.data.sequences import make_dataset
 
 AUXILIARY = [
     {"column": "classification", "weight": 0.5},

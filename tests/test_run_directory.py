@@ -1,11 +1,11 @@
 """A run directory holds what a run needs, and says what is missing."""
 
 import pytest
-from tests.data.sequences import make_schema
 
 from recsys.config import RunConfig
 from recsys.errors import RunError
 from recsys.run_directory import RunDirectory
+from tests.data.sequences import make_schema
 
 
 def test_it_keeps_config_schema_workflow_and_cleaning(tmp_path):

@@ -1,10 +1,10 @@
 """The schema: reads back what it wrote, finds columns, tells misfits."""
 
 import pytest
-from tests.data.sequences import make_schema
 
 from recsys.errors import SchemaError
 from recsys.schema import Column, Kind, Schema, Scope
+from tests.data.sequences import make_schema
 
 
 def test_it_reads_back_equal_and_rewrites_the_same_bytes(tmp_path):

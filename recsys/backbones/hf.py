@@ -53,6 +53,8 @@ class LlamaBackbone(nn.Module):
             attention_dropout=attention_dropout,
             use_cache=False,
             pad_token_id=None,
+            bos_token_id=None,
+            eos_token_id=None,
             attn_implementation="sdpa",
         )
         self.model = LlamaModel(config)

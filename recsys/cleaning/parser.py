@@ -20,7 +20,6 @@ from recsys.schema import ITEM_ID, TIMESTAMP
 MESSAGE = "message"
 CLOCK = "clock"  # microseconds of a process clock
 KIND = "kind"
-NAME = "name"  # what an undo row and the event it takes back have in common
 REASON = "reason"  # why a row is noise; null: it is not
 
 
@@ -48,16 +47,14 @@ OUTSIDE = "not in the grammar"
 
 
 def parse_messages(messages: pl.Series, profile: Profile) -> pl.DataFrame:
-    """One row a distinct message: message, item_id, kind (of `Kind`), name, reason (null unless it is noise)."""
+    """One row a distinct message: message, item_id, kind (of `Kind`), reason (null unless it is noise)."""
     table = messages.unique(maintain_order=True).alias(MESSAGE).to_frame()
     if profile.grammar == "plain":
-        table = table.with_columns(
-            pl.col(MESSAGE).alias(ITEM_ID), _plain_kind(profile.undo).alias(KIND), pl.lit("").alias(NAME)
-        )
+        table = table.with_columns(pl.col(MESSAGE).alias(ITEM_ID), _plain_kind(profile.undo).alias(KIND))
     else:
         table = _parse_vectorworks(table)
     table = table.with_columns(_noise_reason(profile).alias(REASON))
-    return table.select(MESSAGE, ITEM_ID, pl.col(KIND).cast(pl.UInt8), NAME, REASON)
+    return table.select(MESSAGE, ITEM_ID, pl.col(KIND).cast(pl.UInt8), REASON)
 
 
 def _plain_kind(undo: UndoConfig) -> pl.Expr:
@@ -93,10 +90,10 @@ def _parse_vectorworks(table: pl.DataFrame) -> pl.DataFrame:
     # a menu's counter is the second of two numbers at its end
     rest = pl.when(is_menu).then(pl.col("rest").str.replace(r"(\(-?\d+\)) ?\(\d+\)$", "${1}")).otherwise("rest")
     table = table.with_columns(rest.alias("rest"))
-    table = table.with_columns(_unquoted(pl.col("rest")).alias(NAME))
+    table = table.with_columns(_unquoted(pl.col("rest")).alias("rest"))
     kind = pl.col("prefix").replace_strict({k: v.value for k, v in _KINDS.items()}, default=None, return_dtype=pl.UInt8)
-    item = pl.when(pl.col("prefix").is_null()).then("text").otherwise(pl.format("{}: {}", "prefix", NAME))
-    return table.select(MESSAGE, item.alias(ITEM_ID), kind.alias(KIND), pl.col(NAME).fill_null(""))
+    item = pl.when(pl.col("prefix").is_null()).then("text").otherwise(pl.format("{}: {}", "prefix", "rest"))
+    return table.select(MESSAGE, item.alias(ITEM_ID), kind.alias(KIND))
 
 
 def _unquoted(rest: pl.Expr) -> pl.Expr:

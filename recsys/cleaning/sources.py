@@ -39,6 +39,7 @@ class LogReader:
         self.files: dict[str, int] = {}  # name -> rows
         self.skipped: list[str] = []
         self.metadata: pl.DataFrame | None = None
+        self.columns: set[str] = set()  # of `RAW_COLUMNS`, those that any file had
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """Frames in the order of the input, with the columns of `RAW_COLUMNS` that the log has.
@@ -83,7 +84,9 @@ class LogReader:
             rows += frame.height
             texts = [pl.col(c).cast(pl.String).alias(n) for n, c in found.items() if n != TIMESTAMP]
             out = frame.select(texts).with_columns(times)
-            yield out if clock is None else out.with_columns(clock)
+            out = out if clock is None else out.with_columns(clock)
+            self.columns.update(out.columns)
+            yield out
         self.files[table.name] = rows
 
     def _keep_metadata(self, table: Table) -> None:

@@ -9,8 +9,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys.cleaning import clean_logs
-from recsys.cleaning.profile import load_profile
 from recsys.data.dataset import SequenceDataset
 from recsys.errors import InputError, missing_column
 from recsys.etl import open_events
@@ -56,6 +54,9 @@ def _transform(run: LoadedRun, events: Path | pl.DataFrame, name: str) -> pl.Dat
 
 def _clean(run: LoadedRun, logs: Path | pl.DataFrame, name: str, columns: list[str] | None) -> pl.DataFrame:
     """Events of a raw log, cleaned as the run's training data were."""
+    from recsys.cleaning import clean_logs
+    from recsys.cleaning.profile import load_profile
+
     folder = run.directory.cleaning
     if not (folder / "profile.yaml").is_file():
         if columns is not None:

@@ -1,8 +1,8 @@
 """Fusion of the streams of one timestep into one vector.
 
-Streams come in two parts, because most depend on the item alone: `item_streams [U, N_i, D]` once for each distinct item,
-`index [M]` telling each timestep's item, and `event_streams [M, N_e, D]` for what differs from event to event. M is the
-number of timesteps, N = N_i + N_e.
+Streams come in two parts, because most depend on the item alone: `item_streams [U, N_i, D]` once for each distinct
+item, `index [M]` telling each timestep's item, and `event_streams [M, N_e, D]` for what differs from event to event.
+M is the number of timesteps, N = N_i + N_e.
 """
 
 import math

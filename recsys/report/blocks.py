@@ -43,7 +43,7 @@ class Figure:
 
     caption: str
     chart: Markup
-    legend: Markup = Markup("")
+    legend: Markup
 
 
 @dataclass(frozen=True)

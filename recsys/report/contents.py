@@ -126,7 +126,7 @@ def _read_predictions(path: Path, items: Items | None) -> pl.DataFrame | None:
     table = _read_table(path, _PREDICTION_COLUMNS)
     if table is None or not table.height:
         return None
-    largest = max(int(table[name].max() or 0) for name in ("target", "top1"))  # type: ignore[call-overload]
+    largest = int(table.select(pl.max_horizontal(pl.col("target", "top1").max())).item())
     if items is not None and largest >= len(items.names):
         raise RunError(f"{path}: item id {largest}, but workflow/items.parquet ends at {len(items.names) - 1}")
     # Dense numbers instead of texts: the bootstrap only asks which positions go together.

@@ -17,7 +17,6 @@ from recsys.report.blocks import (
     count,
     counted,
     figure,
-    listed,
     metric_name,
     percent,
     plural,
@@ -184,10 +183,11 @@ def _protocol_sentence(contents: Contents, positions: Positions | None) -> str:
         groups = len(np.unique(positions.groups))
         unit = {"user_id": "user", "session_id": "session"}.get(config.split.by or "", "group")
         scored = f" at {plural(len(positions.groups), 'position')} of {plural(groups, unit)}"
+    split = (contents.split() or "").capitalize()
     return (
-        f"{(contents.split() or '').capitalize()} split: each event with at least one event before it is predicted from "
-        f"its newest {count(config.model.max_length)} events{scored}, by a full ranking{known}; ties count against the "
-        f"model, items of the history are {seen}, and a command that training never saw is a miss."
+        f"{split} split: each event with at least one event before it is predicted from the newest "
+        f"{count(config.model.max_length)} of those{scored}, by a full ranking{known}; ties count against the model, "
+        f"items of the history are {seen}, and a command that training never saw is a miss."
     )
 
 
@@ -196,11 +196,11 @@ def _miss_notes(positions: Positions | None) -> list[str]:
         return []
     ranks = positions.ranks[MODEL]
     total, unknown, first = len(ranks), int((ranks == 0).sum()), int((ranks == 1).sum())
-    listed_ = int(((ranks > 1) & (ranks <= 10)).sum())
-    later = total - unknown - first - listed_
+    within = int(((ranks > 1) & (ranks <= 10)).sum())
+    later = total - unknown - first - within
     return [
         f"Of {plural(total, 'position')}, the model's first suggestion is right at {count(first)} "
-        f"({percent(first / total)}), the truth stands at rank 2 to 10 at {count(listed_)} ({percent(listed_ / total)}), "
+        f"({percent(first / total)}), the truth stands at rank 2 to 10 at {count(within)} ({percent(within / total)}), "
         f"below at {count(later)} ({percent(later / total)}), and is unknown to training at {count(unknown)} "
         f"({percent(unknown / total)}), which no system here can get right."
     ]
@@ -316,9 +316,9 @@ def confusion_counts(table: pl.DataFrame, most: int = _CONFUSIONS) -> pl.DataFra
     """
     known = table.filter(pl.col(f"{RANK}{MODEL}") > 0)
     totals = known.group_by("target").agg(pl.len().alias("positions"))
-    listed_ = (pl.col(f"{RANK}{MODEL}") <= 10).sum().alias("listed")
+    within = (pl.col(f"{RANK}{MODEL}") <= 10).sum().alias("listed")
     wrong = known.filter(pl.col("target") != pl.col("top1"))
-    pairs = wrong.group_by("target", "top1").agg(pl.len().alias("count"), listed_).join(totals, on="target")
+    pairs = wrong.group_by("target", "top1").agg(pl.len().alias("count"), within).join(totals, on="target")
     return pairs.sort(["count", "target", "top1"], descending=[True, False, False]).head(most)
 
 
@@ -327,14 +327,15 @@ def confusion_section(contents: Contents, positions: Positions | None) -> Sectio
     key, title = "confusions", "Most confused commands"
     if positions is None or contents.items is None:
         return Section(key, title, missing=NO_PREDICTIONS.format(contents.name))
-    pairs = confusion_counts(positions.table)
-    wrong = int(((positions.ranks[MODEL] != 1) & (positions.ranks[MODEL] != 0)).sum())
+    table = positions.table
+    pairs = confusion_counts(table)
+    wrong = table.filter((pl.col(f"{RANK}{MODEL}") > 0) & (pl.col("target") != pl.col("top1"))).height
     if not pairs.height:
         return Section(key, title, lead="The first suggestion is right wherever the truth is known to training.")
     rows = [_confusion_row(row, contents.items, int(pairs["count"].max())) for row in pairs.iter_rows(named=True)]  # type: ignore[arg-type]
     shown = int(pairs["count"].sum())
     header = ["True command", "First suggestion", "Times", "Of the true command's positions", "Truth in the first 10"]
-    caption = f"The {plural(len(rows), 'pair')} that occur most: {count(shown)} of {count(wrong)} wrong first suggestions"
+    caption = f"The most frequent pairs: {count(shown)} of {count(wrong)} wrong first suggestions"
     lead = f"Over {plural(len(positions.groups), 'position')}; commands that training never saw are left out."
     return Section(key, title, lead=lead, tables=[Table(caption, header, rows)])
 
@@ -348,19 +349,3 @@ def _confusion_row(row: Mapping[str, int], items: Items, largest: int) -> list[C
         Cell(percent(number / row["positions"]), number / row["positions"], f"of {count(row['positions'])}"),
         Cell(percent(row["listed"] / number), row["listed"] / number),
     ]
-
-
-__all__ = [
-    "Positions",
-    "bucket_labels",
-    "confusion_counts",
-    "confusion_section",
-    "disagreement",
-    "frequency_section",
-    "headline",
-    "ks_of",
-    "length_section",
-    "listed",
-    "positions_of",
-    "recall_section",
-]

@@ -1,11 +1,11 @@
 """Small models over the sequences of `tests.data.sequences`."""
 
 import torch
-from tests.data.sequences import make_items, make_schema
 
 from recsys.build import build_model
 from recsys.config import ModelConfig, parse
 from recsys.recommender import Recommender
+from tests.data.sequences import make_items, make_schema
 
 TINY = {
     "max_length": 16,

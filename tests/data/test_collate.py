@@ -2,12 +2,12 @@
 
 import numpy as np
 import torch
-from tests.data.sequences import make_dataset
 
 from recsys.data.collate import Collator, WindowDataset, iterate
 from recsys.data.dataset import Windows
 from recsys.data.windows import evaluation_windows
 from recsys.nn.masking import causal, causal_last
+from tests.data.sequences import make_dataset
 
 HEADS = ("item_id", "classification", "cat", "timestamp_interval")
 

@@ -3,10 +3,10 @@
 import numpy as np
 import polars as pl
 import pytest
-from tests.data.sequences import make_dataset, make_items, make_schema
 
 from recsys.data.dataset import SequenceDataset, Windows
 from recsys.errors import InputError
+from tests.data.sequences import make_dataset, make_items, make_schema
 
 
 def test_gather_equals_slicing_row_by_row():

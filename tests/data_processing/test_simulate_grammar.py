@@ -33,10 +33,7 @@ def unroll(grammar, text: str, seed: int) -> tuple[list[str], list[int]]:
 
 
 def test_language_of_tasks(grammar):
-    runs = [
-        unroll(grammar, "T:a C:a (G:drag | G:move E:b){2,4} M:file.save.document?0.5", seed)
-        for seed in range(60)
-    ]
+    runs = [unroll(grammar, "T:a C:a (G:drag | G:move E:b){2,4} M:file.save.document?0.5", seed) for seed in range(60)]
     counts, saved = set(), 0
     for keys, gaps in runs:
         assert keys[:2] == ["T:wall", "C:wall"]

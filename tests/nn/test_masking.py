@@ -19,9 +19,7 @@ def padded(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
 @given(LENGTHS)
 def test_causal_labels_every_event_but_the_first(lengths):
     ids, sizes = padded(lengths)
-    expected = [
-        (r * ids.shape[1] + t, int(ids[r, t + 1])) for r, n in enumerate(lengths) for t in range(n - 1)
-    ]
+    expected = [(r * ids.shape[1] + t, int(ids[r, t + 1])) for r, n in enumerate(lengths) for t in range(n - 1)]
     masked = causal(ids, sizes)
     assert list(zip(masked.positions.tolist(), masked.targets.tolist(), strict=True)) == expected
     assert masked.input_mask is None

@@ -1,0 +1,1 @@
+"""From raw command logs to aligned events: fitting of rules, and the command lines; never imports torch."""

@@ -1,0 +1,65 @@
+"""Sections to one HTML file."""
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from recsys.report.blocks import Section
+from recsys.report.contents import Contents, read_contents
+from recsys.report.facts import facts_section, funnel_section, split_section, training_section
+from recsys.report.quality import (
+    confusion_section,
+    frequency_section,
+    headline,
+    length_section,
+    positions_of,
+    recall_section,
+)
+from recsys.runtime import atomic_file
+
+
+def report(run: Path | str, out: Path | str | None = None) -> Path:
+    """Write what is known of a run as one HTML file that needs no network and no script.
+
+    Args:
+        run: a run directory. Only its config.yaml must be there; a section whose file is missing says so.
+        out: where to; None: ``RUN/report.html``. Replaced if there.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        RunError, InputError: no run directory, or a file of it that cannot be read; one line that names it.
+    """
+    contents = read_contents(Path(run))
+    path = Path(run) / "report.html" if out is None else Path(out)
+    text = render(contents.name, sections(contents))
+    with atomic_file(path) as work:
+        work.write_text(text, encoding="utf-8")
+    return path
+
+
+def sections(contents: Contents) -> list[Section]:
+    """Every section of the report, in order."""
+    positions = positions_of(contents)
+    return [
+        headline(contents, positions),
+        recall_section(contents, positions),
+        frequency_section(contents, positions),
+        length_section(contents, positions),
+        confusion_section(contents, positions),
+        training_section(contents),
+        funnel_section(contents),
+        split_section(contents),
+        facts_section(contents),
+    ]
+
+
+def render(name: str, parts: list[Section]) -> str:
+    """The page of a run called `name`; every text is escaped."""
+    loader = PackageLoader("recsys.report", package_path=".")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+    return environment.get_template("page.html.j2").render(name=name, sections=parts, style=style)

@@ -1,0 +1,94 @@
+"""Quality on the validation split while training: the protocol's figures over the positions that come cheap.
+
+Every sequence's first window is scored at all of its positions; positions beyond `max_length`, which each need a window
+of their own, are left to `recsys.evaluation`, which gives the figures to report.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.data.collate import Collator, iterate
+from recsys.data.dataset import SequenceDataset
+from recsys.data.windows import evaluation_windows
+from recsys.heads import CatalogueHead
+from recsys.metrics import ndcg_at_k, recall_at_k
+from recsys.nn.masking import causal
+from recsys.recommender import Recommender
+
+SCORES_AT_ONCE = 2**23
+"""Scores held at once (32 MiB in fp32)."""
+
+
+@dataclass(frozen=True)
+class Validator:
+    """Measures a model on a split; rank r of W measures every W-th window and the sums are added up.
+
+    Attributes:
+        dataset: the validation split.
+        max_length: events of a window, as in training.
+        batch_size: windows at a time.
+    """
+
+    dataset: SequenceDataset
+    max_length: int
+    batch_size: int
+
+    @torch.no_grad()
+    def __call__(self, model: Recommender, rank: int = 0, ranks: int = 1) -> dict[str, float]:
+        """Mean item loss over known targets, and recall@10 and ndcg@10 over all targets (unknown ones are misses)."""
+        windows, first = evaluation_windows(self.dataset, self.max_length, "all")
+        windows = windows[np.flatnonzero(first)[rank::ranks]]
+        head = model.heads[model.item]
+        assert isinstance(head, CatalogueHead)
+        collate = Collator(self.dataset, [model.item], lambda ids, lengths: causal(ids, lengths)[:2], True)
+        device = next(model.parameters()).device
+        sums = torch.zeros(5, dtype=torch.float64)  # loss, known targets, recall, ndcg, targets
+        training = model.training
+        model.eval()
+        for _, batch in iterate(collate, windows, self.batch_size):
+            batch = batch.to(device)
+            positions, targets = batch.labels(model.item)
+            hidden = model.hidden(batch).flatten(0, 1)[positions]  # [P, H]
+            known = targets >= head.reserved
+            loss = head.loss(hidden[known], targets[known], model.inputs.item_table())
+            ranking = pessimistic_ranks(model, hidden, targets).cpu().numpy()
+            sums += torch.tensor(
+                [
+                    float(loss.sum),
+                    float(known.sum()),
+                    recall_at_k(ranking, 10).sum(),
+                    ndcg_at_k(ranking, 10).sum(),
+                    len(ranking),
+                ],
+                dtype=torch.float64,
+            )
+        model.train(training)
+        if ranks > 1:
+            sums = sums.to(device)
+            torch.distributed.all_reduce(sums)
+        loss_sum, known_count, recall, ndcg, count = sums.tolist()
+        return {
+            "loss": loss_sum / max(known_count, 1.0),
+            "recall@10": recall / max(count, 1.0),
+            "ndcg@10": ndcg / max(count, 1.0),
+        }
+
+
+def pessimistic_ranks(model: Recommender, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Rank ``[P]`` of each target among all items: the items that score at least as high; 0 for unknown targets.
+
+    hidden ``[P, H]``, targets ``[P]``. A score that is NaN beats nothing, so its target has rank 0, a miss.
+    """
+    head = model.heads[model.item]
+    assert isinstance(head, CatalogueHead)
+    rows = max(1, SCORES_AT_ONCE // int(head.table(model.inputs.item_table()).shape[0]))
+    ranks = []
+    for at in range(0, len(targets), rows):
+        wanted = targets[at : at + rows]
+        scores = model.item_scores(hidden[at : at + rows])  # [n, V]
+        own = scores.gather(1, wanted[:, None])
+        ranks.append(torch.where(wanted >= head.reserved, (scores >= own).sum(dim=1), 0))
+    return torch.cat(ranks) if ranks else targets

@@ -1,0 +1,115 @@
+"""The main job, end to end: raw logs, cleaning, sequences, training, evaluation, recommendation, report.
+
+Every stage is one of the project's own commands, printed before it runs, so that each can be repeated alone.
+"""
+
+import argparse
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from recsys.errors import InputError
+from recsys.runtime import command_line
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("simulated", "reconstructed", "events", "dataset", "run")
+USERS, QUICK_USERS = 300, 60
+
+
+@command_line
+def main(arguments: Sequence[str]) -> None:
+    """Parse the flags and run all stages."""
+    options = _parser().parse_args(arguments)
+    began = time.perf_counter()
+    out: Path = options.out
+    _clear(out)
+    config = options.config or ROOT / "configs" / f"{options.profile}.yaml"
+    if not config.is_file():
+        known = ", ".join(sorted(p.stem for p in (ROOT / "configs" / "profiles").glob("*.yaml")))
+        raise InputError(f"--profile {options.profile}: no {config}; profiles: {known}")
+    settings = ["--set", "training.epochs=3"] if options.quick else []
+    _clean(options, out, config)
+    _recsys("preprocess", "--events", out / "events", "--config", config, "--out", out / "dataset", *settings)
+    _recsys("train", "--data", out / "dataset", "--config", config, "--out", out / "run", *settings)
+    _recsys("evaluate", "--run", out / "run", "--data", out / "dataset")
+    _show_examples(out)
+    _recsys("report", "--run", out / "run")
+    print(f"\nFigures: {out / 'run' / 'metrics.json'}\nReport:  {out / 'run' / 'report.html'}")
+    print(f"Recommend for new logs: recsys recommend --run {out / 'run'} --input LOG --k 5")
+    print(f"Done in {time.perf_counter() - began:.0f} s.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo.sh",
+        description=__doc__,
+        epilog="example:\n  bash scripts/demo.sh --logs vs_commands.tar.xz --profile visual_studio --out out/vs",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--logs", type=Path, help="file, folder or archive of logs (default: generated ones)")
+    parser.add_argument("--profile", default="vectorworks", help="cleaning profile; configs/PROFILE.yaml is the run's")
+    parser.add_argument("--config", type=Path, help="run configuration in place of configs/PROFILE.yaml")
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder to write (default out/demo)")
+    parser.add_argument("--quick", action="store_true", help="fewer generated users, three epochs")
+    return parser
+
+
+def _clear(out: Path) -> None:
+    """Remove an earlier demo's stages from `out`; refuse a folder that holds anything else."""
+    if out.is_file():
+        raise InputError(f"--out {out}: is a file; name a folder")
+    strangers = sorted(p.name for p in out.iterdir() if p.name not in STAGES) if out.is_dir() else []
+    if strangers:
+        raise InputError(f"--out {out}: holds '{strangers[0]}', which no demo wrote; choose another folder")
+    for stage in STAGES:
+        shutil.rmtree(out / stage, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _clean(options: argparse.Namespace, out: Path, config: Path) -> None:
+    from data_processing import filter as filter_stage
+    from data_processing import reconstruct, simulate
+
+    logs, commands = options.logs, []
+    if logs is None:
+        users = QUICK_USERS if options.quick else USERS
+        flags = ["--out", out / "simulated", "--users", users, "--seed", 0]
+        _run("python -m data_processing.simulate", simulate.main, *flags)
+        logs = out / "simulated" / "logs"
+        commands = ["--commands", out / "simulated" / "commands.parquet"]
+    flags = ["--logs", logs, "--profile", options.profile, "--out", out / "reconstructed"]
+    _run("python -m data_processing.reconstruct", reconstruct.main, *flags)
+    flags = ["--events", out / "reconstructed", "--config", config, "--out", out / "events", *commands]
+    _run("python -m data_processing.filter", filter_stage.main, *flags)
+
+
+def _recsys(command: str, *flags: object) -> None:
+    from recsys.cli import main as recsys_main
+
+    _run("recsys", recsys_main, command, *flags)
+
+
+def _run(name: str, entry: Callable[[list[str]], int], *flags: object) -> None:
+    """Print the command, run it here, and stop the demo with its status where it fails."""
+    arguments = [str(flag) for flag in flags]
+    print(f"\n$ {name} {shlex.join(arguments)}", flush=True)
+    began = time.perf_counter()
+    status = entry(arguments)
+    if status:
+        sys.exit(status)
+    print(f"  ({time.perf_counter() - began:.1f} s)", flush=True)
+
+
+def _show_examples(out: Path) -> None:
+    from recsys.inference import examples
+
+    print("\nFive test histories, what came next (*) and the model's five most likely commands:")
+    for example in examples(out / "run", out / "dataset", n=5, k=5, seed=0):
+        print(f"\n{example}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
