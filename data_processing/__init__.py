@@ -1,1 +1,5 @@
-"""From raw command logs to aligned events: fitting of rules, and the command lines; never imports torch."""
+"""Raw logs to aligned events: fits the rules of cleaning and holds its command lines; never imports torch."""
+
+from data_processing.cleaning import CleanResult, clean
+
+__all__ = ["CleanResult", "clean"]

@@ -151,9 +151,7 @@ def _write(job: _Job, folder: Path, progress: bool) -> SimulationReport:
     (folder / "truth").mkdir(parents=True)
     report = SimulationReport(users=job.users, commands=sum(not c.noise for c in catalogue.commands))
     truth_file = TruthWriter(folder / "truth" / "clean.parquet", clean_items(catalogue))
-    log_files = LogWriter(
-        folder / "logs", table, job.log_format, job.file_format, job.rows_per_file, job.with_user
-    )
+    log_files = LogWriter(folder / "logs", table, job.log_format, job.file_format, job.rows_per_file, job.with_user)
     total = -(-job.users // job.chunk_users)
     with log_files as logs, truth_file as truth:
         chunks = _chunks(catalogue, expander, job)
@@ -259,9 +257,7 @@ def _tally(report: SimulationReport, chunk: Chunk, sessions: int) -> None:
     report.planted = dict(sorted((Counter(report.planted) + Counter(chunk.counts)).items()))
 
 
-def _write_facts(
-    partial: Path, catalogue: Catalogue, report: SimulationReport, settings: dict[str, object]
-) -> None:
+def _write_facts(partial: Path, catalogue: Catalogue, report: SimulationReport, settings: dict[str, object]) -> None:
     """Metadata, planted pairs and sub-sequences, and the report."""
     commands = catalogue.commands
     commands_table(catalogue).write_parquet(partial / "commands.parquet")
@@ -274,12 +270,8 @@ def _write_facts(
         }
         for high, low in catalogue.pairs()
     ]
-    subsequences = [
-        [commands[catalogue.index[key]].canonical_id for key in text.split()] for text in SUBSEQUENCES
-    ]
-    facts = {
-        name: value for name, value in asdict(report).items() if name != "seconds"
-    }  # same bytes on every run
+    subsequences = [[commands[catalogue.index[key]].canonical_id for key in text.split()] for text in SUBSEQUENCES]
+    facts = {name: value for name, value in asdict(report).items() if name != "seconds"}  # same bytes on every run
     for name, value in (
         ("truth/planted_pairs.json", pairs),
         ("truth/subsequences.json", subsequences),
@@ -301,9 +293,7 @@ def _parse_noise(settings: list[str]) -> NoiseConfig:
         if key not in defaults:
             raise ConfigError(f"--noise {key}: not known{nearest(key, defaults)}")
         try:
-            values[key] = (
-                value.lower() in ("1", "true", "yes") if isinstance(defaults[key], bool) else float(value)
-            )
+            values[key] = value.lower() in ("1", "true", "yes") if isinstance(defaults[key], bool) else float(value)
         except ValueError as error:
             raise ConfigError(f"--noise {key}: '{value}' is not a number") from error
     return NoiseConfig(**values)  # type: ignore[arg-type]
@@ -314,8 +304,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m data_processing.simulate",
         description="Generate Vectorworks-style logs with known truth.",
-        epilog="example: python -m data_processing.simulate --out out/simulated --users 200 --seed 0 "
-        "--format batch",
+        epilog="example: python -m data_processing.simulate --out out/simulated --users 200 --seed 0 --format batch",
     )
     made.add_argument("--out", type=Path, required=True, help="folder to make")
     made.add_argument("--users", type=int, default=None, help="number of users (300; 60 with --quick)")
@@ -329,9 +318,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--events", type=float, default=60.0, help="mean clean events of a session (60)")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--format", choices=LOG_FORMATS, default="batch", help="batch tables or the live log")
-    made.add_argument(
-        "--file-format", choices=FILE_FORMATS, help="csv for batch, jsonl for live unless given"
-    )
+    made.add_argument("--file-format", choices=FILE_FORMATS, help="csv for batch, jsonl for live unless given")
     made.add_argument(
         "--noise",
         action="append",

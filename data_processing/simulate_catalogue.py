@@ -292,9 +292,7 @@ def _add_tools(catalogue: Catalogue, nouns: dict[str, list[str]], verbs: dict[st
         catalogue.families.setdefault(cells[5], []).append(noun)
         names: dict[str, tuple[str, ...]] = {language: (cells[i],) for i, language in enumerate(LANGUAGES)}
         text = f"Activates the tool that draws objects of the type {cells[0].lower()}."
-        catalogue.put(
-            f"T:{noun}", Command(TOOL, fixed.get(noun) or next(numbers), names, "Create", cells[0], text)
-        )
+        catalogue.put(f"T:{noun}", Command(TOOL, fixed.get(noun) or next(numbers), names, "Create", cells[0], text))
     for verb, has_tool in GENERIC_EVENTS.items():
         if has_tool:
             names = _phrase(verbs[verb], nouns["object"])

@@ -112,9 +112,7 @@ class MessageTable:
         columns = {name: [getattr(text, name) for text in texts] for name in _Text.__dataclass_fields__}
         self.texts = pl.DataFrame(columns, schema_overrides=schema)
 
-    def codes(
-        self, kind: np.ndarray, language: np.ndarray, command: np.ndarray, variant: np.ndarray
-    ) -> np.ndarray:
+    def codes(self, kind: np.ndarray, language: np.ndarray, command: np.ndarray, variant: np.ndarray) -> np.ndarray:
         """Codes of rows given their row kind, language, command and spelling (all ``[R]``)."""
         spelled = kind < SPELLED
         offset = (language * len(self.commands) + command) * np.where(spelled, VARIANTS, 1)

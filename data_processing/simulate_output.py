@@ -75,9 +75,7 @@ class LogWriter:
             render = self._live if self.live else self._batch
             self._append(render(chunk.code[piece], time[piece], chunk.session[piece], sessions))
 
-    def _batch(
-        self, code: np.ndarray, time: np.ndarray, session: np.ndarray, facts: SessionFacts
-    ) -> pl.DataFrame:
+    def _batch(self, code: np.ndarray, time: np.ndarray, session: np.ndarray, facts: SessionFacts) -> pl.DataFrame:
         columns = {
             "session_anonymized": pl.Series(facts.session_id).gather(session),
             "ts": _format_time(time, "%Y-%m-%d %H:%M:%S%.6f"),
@@ -88,9 +86,7 @@ class LogWriter:
             columns["user_anonymized"] = pl.Series(facts.user_id).gather(session)
         return pl.DataFrame(columns)
 
-    def _live(
-        self, code: np.ndarray, time: np.ndarray, session: np.ndarray, facts: SessionFacts
-    ) -> pl.DataFrame:
+    def _live(self, code: np.ndarray, time: np.ndarray, session: np.ndarray, facts: SessionFacts) -> pl.DataFrame:
         ts = _live_time(time, session, facts)
         heads = _session_columns(facts)
         if self._json is None:
@@ -264,9 +260,7 @@ class TruthWriter:
                 CANONICAL_ID: items[CANONICAL_ID],
             }
         )
-        self._writer.write_table(
-            frame.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(self._writer.schema)
-        )
+        self._writer.write_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(self._writer.schema))
 
 
 def commands_table(catalogue: Catalogue) -> pl.DataFrame:
@@ -279,9 +273,7 @@ def commands_table(catalogue: Catalogue) -> pl.DataFrame:
             language,
             command.canonical_id,
         )
-        for language in reversed(
-            LANGUAGES
-        )  # where two languages share a name, the row names the first of them
+        for language in reversed(LANGUAGES)  # where two languages share a name, the row names the first of them
         for command in catalogue.commands
         if not command.noise
     }

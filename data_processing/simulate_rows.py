@@ -121,17 +121,12 @@ class _Ops:
 class Expander:
     """Expands operations to rows for one configuration of noise."""
 
-    def __init__(
-        self, catalogue: Catalogue, table: MessageTable, view: float, chatter: float, cts: float
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, table: MessageTable, view: float, chatter: float, cts: float) -> None:
         self.table, self.view, self.chatter, self.cts = table, view, chatter, cts
         self.templates = Templates(with_cts=cts > 0.2)
         commands = catalogue.commands
         self.events = np.array([i for i, c in enumerate(commands) if c.kind == END_EVENT and not c.noise])
-        pairs = [
-            (i, catalogue.index.get(f"view tool {i}"), catalogue.index.get(f"view event {i}"))
-            for i in range(99)
-        ]
+        pairs = [(i, catalogue.index.get(f"view tool {i}"), catalogue.index.get(f"view event {i}")) for i in range(99)]
         self.view_events = np.array([e for _, t, e in pairs if e is not None and t is None])
         self.view_tools = np.array([(e, t) for _, t, e in pairs if e is not None and t is not None])
         self.selection = next(t for _, t, e in pairs if t is not None and e is None)

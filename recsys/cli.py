@@ -78,12 +78,17 @@ def _add_preprocess(commands: Commands) -> None:
 
 
 def _preprocess(options: argparse.Namespace) -> None:
+    import polars as pl
+
     from recsys.config import load_config
     from recsys.etl import preprocess
 
     config = load_config(options.config, options.set)
     result = preprocess(options.events, config, options.out, workflow=options.workflow, overwrite=options.overwrite)
-    print(result)
+    with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
+        print(result.summary())
+    for warning in result.report["warnings"]:
+        print(f"warning: {warning}")
 
 
 def _add_train(commands: Commands) -> None:

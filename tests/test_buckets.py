@@ -20,9 +20,8 @@ def test_the_hash_never_changes():
 
 
 def test_numbers_and_nulls_have_buckets_too():
-    assert bucket_column(pl.Series([1, None, 1]), 50).to_list() == [bucket_of("1", 50), bucket_of("", 50)] + [
-        bucket_of("1", 50)
-    ]
+    one, nothing = bucket_of("1", 50), bucket_of("", 50)
+    assert bucket_column(pl.Series([1, None, 1]), 50).to_list() == [one, nothing, one]
 
 
 def test_processes_give_what_the_loop_gives():

@@ -210,9 +210,7 @@ def _spread(
     return [work / f"bucket-{bucket:05d}.parquet" for bucket in sorted(writers)]
 
 
-def normalise(
-    frame: pl.DataFrame, source: object, numbers: Sequence[str] = (), first_row: int = 1
-) -> pl.DataFrame:
+def normalise(frame: pl.DataFrame, source: object, numbers: Sequence[str] = (), first_row: int = 1) -> pl.DataFrame:
     """Text columns as String, `timestamp` as Int64 microseconds, `numbers` as Float64; the rest as text.
 
     Raises:
@@ -229,9 +227,7 @@ def normalise(
         elif series.name in numbers:
             columns.append(_read(series, _to_float, source, first_row, "a number"))
         elif series.dtype.is_nested() or series.dtype == pl.Binary:
-            raise InputError(
-                f"{source}: column '{series.name}' is {series.dtype}; one plain value a row is needed"
-            )
+            raise InputError(f"{source}: column '{series.name}' is {series.dtype}; one plain value a row is needed")
         else:
             columns.append(series.cast(pl.String))
     result = pl.DataFrame(columns)
@@ -253,8 +249,7 @@ def _read(
     if len(wrong):
         at = int(wrong[0])
         raise InputError(
-            f"{source}: column '{series.name}', row {first_row + at}: cannot read {series[at]!r}; "
-            f"expected {form}"
+            f"{source}: column '{series.name}', row {first_row + at}: cannot read {series[at]!r}; expected {form}"
         )
     return result
 

@@ -130,9 +130,7 @@ class Counts:
 
 def count_events(events: pl.DataFrame, plan: Plan, config: EtlConfig) -> Counts:
     """Counts of prepared training events."""
-    scaled = events.select(
-        before_scaling(name, config.continuous[name].transforms) for name in plan.continuous
-    )
+    scaled = events.select(before_scaling(name, config.continuous[name].transforms) for name in plan.continuous)
     return Counts(
         rows=events.height,
         values={name: count_values(events[name]) for name in plan.event_categorical},

@@ -187,9 +187,7 @@ class _Job:
         frame = frame.join(self.splits.assignment, on=GROUP, how="left", maintain_order="left")
         if frame[SPLIT].null_count():
             lost = frame.filter(pl.col(SPLIT).is_null())[GROUP][0]
-            raise InputError(
-                f"{self.events.name}: splits.parquet has no row for {self.by} '{lost}'; clean anew"
-            )
+            raise InputError(f"{self.events.name}: splits.parquet has no row for {self.by} '{lost}'; clean anew")
         return frame
 
     def _whole_sessions(self, frame: pl.DataFrame, seen: np.ndarray) -> np.ndarray:

@@ -138,7 +138,5 @@ def _load_items(path: Path, plan: Plan, vocabularies: dict[str, Vocabulary]) -> 
         wrong = (items[name].is_null() | ~items[name].is_between(0, size - 1)).arg_true()
         if len(wrong):
             at = int(wrong[0])
-            raise SchemaError(
-                f"{path}: row {at + 1}: column '{name}': id {items[name][at]} is not in 0 .. {size - 1}"
-            )
+            raise SchemaError(f"{path}: row {at + 1}: column '{name}': id {items[name][at]} is not in 0 .. {size - 1}")
     return items

@@ -96,9 +96,7 @@ class Workflow:
             raise ConfigError("the workflow is not fitted; call fit(events) or Workflow.load(folder) first")
         return self._items
 
-    def begin(
-        self, columns: list[str], commands: pl.DataFrame | None = None, source: object = "events"
-    ) -> Self:
+    def begin(self, columns: list[str], commands: pl.DataFrame | None = None, source: object = "events") -> Self:
         """Start a fit over several parts: fix the columns; then `add` each part and `finish`."""
         self._plan = plan_columns(self.config, columns, commands, source)
         self._counts = Counts()

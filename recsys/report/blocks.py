@@ -1,7 +1,8 @@
 """What a page is made of: sections of sentences, charts and tables; and how numbers are written."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from markupsafe import Markup
 
@@ -13,7 +14,7 @@ _SYSTEMS = {
     "markov2": ("Markov-2", "s-markov2"),
     "last_item": ("Last item", "s-last"),
 }
-_METRICS = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR"}
+_METRICS = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "loss": "Loss"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     note: str = ""
+    folded: bool = False  # behind its caption, until asked for
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,19 @@ def shared(share: float) -> Cell:
     return Cell(percent(share), share)
 
 
-def listed(texts: Iterable[str]) -> str:
-    """`a, b and c`."""
-    found = list(texts)
-    return " and ".join([", ".join(found[:-1]), found[-1]]) if len(found) > 1 else "".join(found)
+def settings(values: Mapping[str, Any], prefix: str = "") -> list[list[Cell]]:
+    """Rows of name and value; nested mappings as `outer: inner`."""
+    rows: list[list[Cell]] = []
+    for key, value in values.items():
+        name = f"{prefix}{str(key).replace('_', ' ')}"
+        if isinstance(value, dict):
+            rows += settings(value, f"{name}: ")
+        else:
+            rows.append([Cell(name), Cell(_plain(value))])
+    return rows
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return ", ".join(map(_plain, value)) if isinstance(value, list) else str(value)

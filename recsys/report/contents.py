@@ -15,6 +15,7 @@ from recsys.errors import RunError, missing_column
 from recsys.run_directory import RunDirectory
 
 PREDICTIONS = "predictions.parquet"
+DATASET_REPORT = "dataset.json"  # report.json of the sequence dataset that the run was trained on
 RANK = "rank_"
 MODEL = "model"
 _PREDICTION_COLUMNS = ("group", "position", "is_last", "target", "top1", f"{RANK}{MODEL}")
@@ -51,6 +52,12 @@ class Contents:
     dataset: dict[str, Any] | None
     parameters: int | None
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What the figures depend on; empty without metrics.json."""
+        found: dict[str, Any] = (self.metrics or {}).get("protocol", {})
+        return found
+
     def split(self) -> str | None:
         """The split whose figures are shown: test where it was evaluated, else the first."""
         splits = (self.metrics or {}).get("splits", {})
@@ -84,7 +91,7 @@ def read_contents(path: Path) -> Contents:
         items=items,
         environment=_read_json(run.environment_file),
         cleaning=_read_json(run.cleaning / "report.json"),
-        dataset=_read_json(path / "report.json"),
+        dataset=_read_json(path / DATASET_REPORT),
         parameters=_count_parameters(run.weights),
     )
 

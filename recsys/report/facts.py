@@ -16,6 +16,7 @@ from recsys.report.blocks import (
     figure,
     metric_name,
     percent,
+    settings,
     shared,
 )
 from recsys.report.contents import Contents
@@ -126,8 +127,8 @@ def split_section(contents: Contents) -> Section:
     key, title = "splits", "Splits"
     dataset = contents.dataset
     if dataset is None or "splits" not in dataset:
-        missing = "The sequence dataset's report.json is not part of this run, so sizes of splits are not known."
-        return Section(key, title, missing=missing)
+        missing = "dataset.json (the sequence dataset's report) is missing, so sizes of splits are not known."
+        return Section(key, title, lead=_split_sentence(contents.protocol.get("split", {})), missing=missing)
     numbers = ("groups", "events_in", "events_out", "sequences")
     rows = []
     for name, values in dataset["splits"].items():
@@ -143,7 +144,7 @@ def split_section(contents: Contents) -> Section:
 
 
 def _split_sentence(split: Mapping[str, Any]) -> str:
-    if not split:
+    if "by" not in split:
         return ""
     unit = {"user_id": "user", "session_id": "session"}.get(str(split.get("by")), str(split.get("by")))
     every = f" (every {split['every']}th)" if "every" in split else ""
@@ -195,21 +196,9 @@ def facts_section(contents: Contents) -> Section:
     if contents.environment is None:
         notes.append("environment.json is missing, so versions are not known.")
     else:
-        flat = [[Cell(name), Cell(value)] for name, value in _flat(contents.environment)]
-        tables.append(Table("The environment", ["Fact", "Value"], flat))
+        tables.append(Table("The environment", ["Fact", "Value"], settings(contents.environment)))
     if contents.parameters is None:
         notes.append("model.safetensors is missing, so the number of parameters is not known.")
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     details = [("The whole configuration (config.yaml)", text)]
     return Section("facts", "Facts of the run", tables=tables, notes=notes, details=details)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found = []
-    for key, value in values.items():
-        name = f"{prefix}{str(key).replace('_', ' ')}"
-        if isinstance(value, dict):
-            found += _flat(value, f"{name}: ")
-        else:
-            found.append((name, " ".join(map(str, value)) if isinstance(value, list) else str(value)))
-    return found

@@ -20,6 +20,7 @@ from recsys.report.blocks import (
     metric_name,
     percent,
     plural,
+    settings,
     shared,
     system_name,
     system_style,
@@ -107,30 +108,23 @@ def headline(contents: Contents, positions: Positions | None) -> Section:
         return Section("figures", "Figures", missing=NOT_EVALUATED.format(contents.name))
     metrics = [m for m in (_SCORE, "ndcg@10", "mrr") if m in systems.get(MODEL, {})]
     problem = disagreement(contents, positions)
-    cards = [_card(systems, m, None if problem else positions) for m in metrics]
     tables = [
-        _figures_table(contents, "all", "All positions"),
-        _figures_table(contents, "last", "Last position of each sequence"),
+        _main_table(contents.systems(which), caption)
+        for which, caption in (("all", "All positions"), ("last", "Last position of each sequence"))
     ]
-    protocol = [[Cell(k.replace("_", " ")), Cell(_plain(v))] for k, v in (contents.metrics or {})["protocol"].items()]
+    every = [
+        _every_figure(contents.systems(which), caption)
+        for which, caption in (("all", "Every figure, all positions"), ("last", "Every figure, last positions"))
+    ]
+    protocol = Table("The protocol in full", ["Setting", "Value"], settings(contents.protocol), folded=True)
     return Section(
         "figures",
         "Figures",
         lead=_protocol_sentence(contents, positions),
-        cards=cards,
-        tables=[t for t in tables if t.rows] + [Table("The protocol, as evaluated", ["Setting", "Value"], protocol)],
-        notes=[*_miss_notes(positions), *([problem] if problem else [])],
+        cards=[_card(systems, m, None if problem else positions) for m in metrics],
+        tables=[t for t in [*tables, *every, protocol] if t.rows],
+        notes=[*_miss_notes(contents, positions), *([problem] if problem else [])],
     )
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    if isinstance(value, dict):
-        return "; ".join(f"{key.replace('_', ' ')}: {_plain(each)}" for key, each in value.items())
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "none"}[value]
-    return count(value) if isinstance(value, int) and abs(value) >= 10_000 else str(value)
 
 
 def _best_baseline(systems: Mapping[str, Mapping[str, Any]], metric: str) -> str | None:
@@ -148,61 +142,69 @@ def _card(systems: Mapping[str, Mapping[str, Any]], metric: str, positions: Posi
         line = f"difference {value - systems[best][metric]:+.3f}"
         if positions is not None and best in positions.ranks:
             gained = positions.gain(metric, best)[1]
-            line += f" (95 % interval {gained[0]:+.3f} to {gained[1]:+.3f})" if gained else ""
+            line += f" ({gained[0]:+.3f} to {gained[1]:+.3f})" if gained else ""
         lines.append(line)
     return Card(metric_name(metric), value, figure(value), lines)
 
 
-def _figures_table(contents: Contents, positions: str, caption: str) -> Table:
-    systems = contents.systems(positions)
-    shown = [m for m in systems.get(MODEL, {}) if not m.endswith("_interval")]
-    shown = [m for m in shown if all(isinstance(s.get(m, 0.0), int | float) for s in systems.values())]
-    best = {m: max(s[m] for s in systems.values() if m in s) for m in shown}
-    rows = []
-    for name, values in systems.items():
-        cells = [Cell(system_name(name))]
-        for metric in shown:
-            if metric not in values:
-                cells.append(Cell("–"))
-                continue
-            value, low_high = values[metric], between(values.get(f"{metric}_interval"))
-            scored = metric.split("@")[0] in ("recall", "ndcg", "mrr")
-            text = figure(value) if isinstance(value, float) else count(value)
-            cells.append(Cell(text, value, low_high, strong=scored and value == best[metric]))
-        rows.append(cells)
-    header = ["", *(metric_name(m) for m in shown)]
-    return Table(caption, header, rows, "Bold: the best of a column. Below a figure: its bootstrap 95 % interval.")
+def _main_table(systems: Mapping[str, Mapping[str, Any]], caption: str) -> Table:
+    """One row a system, the main metrics."""
+    present = systems.get(MODEL, {})
+    metrics = [m for m in ("recall@1", _SCORE, "ndcg@10", "mrr", "coverage@10") if m in present]
+    best = {m: max(s[m] for s in systems.values() if m in s) for m in metrics}
+    rows = [
+        [Cell(system_name(name)), *(_figure_cell(values, m, values.get(m) == best[m]) for m in metrics)]
+        for name, values in systems.items()
+    ]
+    note = "Bold: the best of a column. Below a figure: its bootstrap 95 % interval."
+    return Table(caption, ["", *(metric_name(m) for m in metrics)], rows, note)
+
+
+def _every_figure(systems: Mapping[str, Mapping[str, Any]], caption: str) -> Table:
+    """One row a metric, one column a system."""
+    metrics = [m for m, v in systems.get(MODEL, {}).items() if isinstance(v, int | float)]
+    rows = [[Cell(metric_name(m)), *(_figure_cell(s, m) for s in systems.values())] for m in metrics]
+    return Table(caption, ["", *map(system_name, systems)], rows, folded=True)
+
+
+def _figure_cell(values: Mapping[str, Any], metric: str, strong: bool = False) -> Cell:
+    value = values.get(metric)
+    if value is None:
+        return Cell("–")
+    return Cell(figure(value), value, between(values.get(f"{metric}_interval")), strong=strong)
 
 
 def _protocol_sentence(contents: Contents, positions: Positions | None) -> str:
-    config = contents.config
-    seen = "kept" if config.evaluation.seen == "keep" else "removed"
-    known = f" of {count(sum(n is not None for n in contents.items.names))} commands" if contents.items else ""
+    # The protocol, not the run's configuration: `evaluate` may have been asked for another.
+    protocol = contents.protocol
+    newest = protocol.get("max_length", contents.config.model.max_length)
+    seen = {"keep": "kept", "remove": "removed"}.get(str(protocol.get("seen")), "treated as the protocol says")
+    catalogue = f" of {plural(protocol['catalogue'], 'command')}" if "catalogue" in protocol else ""
     scored = ""
     if positions is not None:
+        unit = {"user_id": "user", "session_id": "session"}.get(str(protocol.get("groups")), "group")
         groups = len(np.unique(positions.groups))
-        unit = {"user_id": "user", "session_id": "session"}.get(config.split.by or "", "group")
-        scored = f" at {plural(len(positions.groups), 'position')} of {plural(groups, unit)}"
-    split = (contents.split() or "").capitalize()
+        scored = f" ({plural(len(positions.groups), 'position')} of {plural(groups, unit)})"
     return (
-        f"{split} split: each event with at least one event before it is predicted from the newest "
-        f"{count(config.model.max_length)} of those{scored}, by a full ranking{known}; ties count against the model, "
-        f"items of the history are {seen}, and a command that training never saw is a miss."
+        f"{(contents.split() or '').capitalize()} split: each event with at least one event before it{scored} is "
+        f"predicted from exactly the newest {count(newest)} of those, by a full ranking{catalogue}; ties count against "
+        f"the model, items of the history are {seen}, and a command that training never saw is a miss."
     )
 
 
-def _miss_notes(positions: Positions | None) -> list[str]:
+def _miss_notes(contents: Contents, positions: Positions | None) -> list[str]:
     if positions is None:
         return []
     ranks = positions.ranks[MODEL]
-    total, unknown, first = len(ranks), int((ranks == 0).sum()), int((ranks == 1).sum())
+    total, none, first = len(ranks), int((ranks == 0).sum()), int((ranks == 1).sum())
     within = int(((ranks > 1) & (ranks <= 10)).sum())
-    later = total - unknown - first - within
+    later = total - none - first - within
+    why = " or was removed as seen" if contents.protocol.get("seen") == "remove" else ""
     return [
-        f"Of {plural(total, 'position')}, the model's first suggestion is right at {count(first)} "
-        f"({percent(first / total)}), the truth stands at rank 2 to 10 at {count(within)} ({percent(within / total)}), "
-        f"below at {count(later)} ({percent(later / total)}), and is unknown to training at {count(unknown)} "
-        f"({percent(unknown / total)}), which no system here can get right."
+        f"Of {plural(total, 'position')}, the truth stands at rank 1 at {count(first)} ({percent(first / total)}), "
+        f"at rank 2 to 10 at {count(within)} ({percent(within / total)}), below at {count(later)} "
+        f"({percent(later / total)}), and is unknown to training{why} at {count(none)} ({percent(none / total)}): "
+        "misses that no ranking of known commands can avoid."
     ]
 
 
@@ -255,11 +257,13 @@ def frequency_section(contents: Contents, positions: Positions | None) -> Sectio
     key, title = "frequency", "Quality by command frequency"
     if positions is None or contents.items is None:
         return Section(key, title, missing=NO_PREDICTIONS.format(contents.name))
-    seen = contents.items.counts[positions.table["target"].to_numpy()]
-    seen = np.where(positions.ranks[MODEL] == 0, 0, seen)  # reserved ids count events too, and stay unknown
+    targets = positions.table["target"].to_numpy()
+    # Reserved ids count events too, of many commands at once; each of these is unknown.
+    seen = np.where([contents.items.names[t] is None for t in targets], 0, contents.items.counts[targets])
     return _bucket_section(
         positions, seen, _FREQUENCIES, key, title, "Events of the true command in train",
-        "How much depends on having seen the command often. Commands in the bucket 0 were never seen: always a miss.",
+        "How much depends on having seen the command often. Bucket 0: commands without an id of their own, or without "
+        "an event in train.",
     )  # fmt: skip
 
 
@@ -336,7 +340,7 @@ def confusion_section(contents: Contents, positions: Positions | None) -> Sectio
     shown = int(pairs["count"].sum())
     header = ["True command", "First suggestion", "Times", "Of the true command's positions", "Truth in the first 10"]
     caption = f"The most frequent pairs: {count(shown)} of {count(wrong)} wrong first suggestions"
-    lead = f"Over {plural(len(positions.groups), 'position')}; commands that training never saw are left out."
+    lead = f"Over {plural(len(positions.groups), 'position')}; those whose truth is unknown to training are left out."
     return Section(key, title, lead=lead, tables=[Table(caption, header, rows)])
 
 

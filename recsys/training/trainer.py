@@ -1,5 +1,6 @@
 """`transformers.Trainer` with our batches, a token-normalised loss and our validation."""
 
+import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -151,10 +152,14 @@ class SequenceTrainer(Trainer):
         self.state.epoch = self.plan.epoch_at(self.state.global_step)
         super().log(logs, start_time)
 
-    def train(self, *arguments: Any, **options: Any) -> Any:
-        """Trainer's own, with the clock running."""
+    def train(self, resume_from_checkpoint: Any = None, **options: Any) -> Any:
+        """Trainer's own, with the clock running on from what the checkpoint had cost."""
+        if resume_from_checkpoint is not None:
+            log = read_state(Path(resume_from_checkpoint))["log_history"]
+            spent = [record for record in log if "cpu_seconds" in record]
+            self.cost = {name: float(spent[-1][name]) for name in self.cost} if spent else self.cost
         self._start_clock()
-        result = super().train(*arguments, **options)
+        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
         self._stop_clock()
         return result
 
@@ -183,6 +188,11 @@ class SequenceTrainer(Trainer):
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             save_weights(self.model, folder / WEIGHTS)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.args.world_size > 1:  # the state file, which comes next, says that the checkpoint is complete
+            torch.distributed.barrier()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(model or self.model, Path(resume_from_checkpoint) / WEIGHTS)
@@ -225,14 +235,28 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
 
 
+def read_state(checkpoint: Path) -> Any:
+    """Trainer's state of a checkpoint (steps, best step, log)."""
+    return json.loads((checkpoint / STATE).read_text())
+
+
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; its state file is written last."""
-    complete = [p for p in checkpoints_in(folder) if (p / STATE).is_file()]
+    """The newest checkpoint that was written to its end."""
+    complete = [checkpoint for checkpoint in checkpoints_in(folder) if _is_complete(checkpoint)]
     return complete[-1] if complete else None
 
 
 def drop_unfinished(folder: Path) -> None:
     """Remove checkpoints that a killed run left half-written."""
     for checkpoint in checkpoints_in(folder):
-        if not (checkpoint / STATE).is_file():
+        if not _is_complete(checkpoint):
             shutil.rmtree(checkpoint)
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether the state file, which is written last, is whole."""
+    try:
+        read_state(checkpoint)
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return True

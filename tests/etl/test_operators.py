@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from recsys.etl.operators import Moments, Scaling, Vocabulary, count_values, interval, merge_counts
 
 VALUES = st.lists(
-    st.one_of(
-        st.none(), st.sampled_from(["", "a", "B", "é", "😀", "a,b", 'say "x"', "\n"]), st.text(max_size=2)
-    )
+    st.one_of(st.none(), st.sampled_from(["", "a", "B", "é", "😀", "a,b", 'say "x"', "\n"]), st.text(max_size=2))
 )
 
 
@@ -44,16 +42,13 @@ def test_weights_count_rows_of_train():
 
 def test_equal_sizes_with_other_values_have_another_hash():
     first, second, third = (
-        Vocabulary(pl.Series("value", v), pl.Series([1, 1])).sha256
-        for v in (["a", "b"], ["b", "a"], ["a,b", ""])
+        Vocabulary(pl.Series("value", v), pl.Series([1, 1])).sha256 for v in (["a", "b"], ["b", "a"], ["a,b", ""])
     )
     assert len({first, second, third}) == 3
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    st.lists(st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6), st.just(math.nan)), max_size=8), max_size=5)
-)
+@given(st.lists(st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6), st.just(math.nan)), max_size=8), max_size=5))
 def test_merged_moments_are_those_of_all_values(parts):
     total = Moments()
     for part in parts:

@@ -64,9 +64,7 @@ def test_the_report_lists_exactly_what_a_split_lacks(pairs, rule, seed):
             if wanted and name not in {split[g] for g in holders[item]}:
                 expected[name].append(item)
     assert {name: found["items"] for name, found in result.report["uncovered"].items()} == expected
-    assert result.report["groups"] == {
-        name: list(split.values()).count(name) for name in ("train", "val", "test")
-    }
+    assert result.report["groups"] == {name: list(split.values()).count(name) for name in ("train", "val", "test")}
 
 
 def test_share_keeps_its_sizes_and_coverage_covers_what_chance_does_not():
@@ -89,10 +87,7 @@ def test_an_item_of_two_groups_is_in_train_and_test_and_one_of_three_in_all():
 
 
 def test_seeds_differ():
-    results = {
-        tuple(assign_splits(table(random_pairs(0)), SplitConfig(seed=s)).assignment["split"])
-        for s in range(5)
-    }
+    results = {tuple(assign_splits(table(random_pairs(0)), SplitConfig(seed=s)).assignment["split"]) for s in range(5)}
     assert len(results) == 5
 
 

@@ -1,0 +1,54 @@
+"""What a run notes about itself: history, environment, fingerprint of its data."""
+
+import hashlib
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recsys.config import RunConfig
+from recsys.runtime import environment, sha256_file
+
+
+def dataset_fingerprint(dataset: Path) -> str:
+    """SHA-256 over the names and SHA-256 of ``schema.json`` and every Parquet file of a sequence dataset."""
+    digest = hashlib.sha256()
+    for file in [dataset / "schema.json", *sorted(dataset.rglob("*.parquet"))]:
+        digest.update(f"{file.relative_to(dataset).as_posix()} {sha256_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def describe_environment(config: RunConfig, dataset: Path) -> dict[str, Any]:
+    """Contents of environment.json: versions, command line, seed, data."""
+    return {
+        "versions": environment(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "seed": config.seed,
+        "dataset": {"path": str(dataset), "sha256": dataset_fingerprint(dataset)},
+    }
+
+
+def build_history(
+    log: Sequence[Mapping[str, Any]], best_step: int | None, cost: Mapping[str, float], steps: int
+) -> dict[str, Any]:
+    """Contents of history.json from Trainer's log.
+
+    `loss` of a training record is the weighted sum over heads, averaged over the steps since the record before;
+    `item_loss` the item head's mean over label positions; validation `loss` is the item head's too. Costs count
+    training alone, without validation and saving, from the start of the run, restarts included.
+    """
+    train = [dict(record) for record in log if "loss" in record]
+    validation = [
+        {name.removeprefix("eval_"): value for name, value in record.items()} for record in log if "eval_loss" in record
+    ]
+    return {
+        "train": train,
+        "validation": validation,
+        "best_step": best_step if best_step is not None else steps,
+        "steps": steps,
+        "seconds": cost["seconds"],
+        "cpu_seconds": cost["cpu_seconds"],
+        "label_positions": cost["label_positions"],
+        "label_positions_per_cpu_second": cost["label_positions"] / max(cost["cpu_seconds"], 1e-9),
+    }

@@ -1,0 +1,278 @@
+"""Sequence dataset and configuration to a finished run directory."""
+
+import importlib
+import importlib.util
+import os
+import random
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from transformers import TrainingArguments
+from transformers.utils import logging as transformers_logging
+
+from recsys.build import build_masking, build_model
+from recsys.config import RunConfig, TrainingConfig
+from recsys.data.collate import Collator
+from recsys.data.dataset import SequenceDataset
+from recsys.errors import ConfigError, InputError, RunError
+from recsys.run_directory import RunDirectory
+from recsys.runtime import atomic_file, atomic_folder
+from recsys.schema import Schema
+from recsys.training.batches import BatchStream, plan_run
+from recsys.training.callbacks import EarlyStop, Pacing, Progress, evaluations_since_best, pace_run
+from recsys.training.records import build_history, dataset_fingerprint, describe_environment
+from recsys.training.trainer import (
+    WEIGHTS,
+    SequenceTrainer,
+    drop_unfinished,
+    last_checkpoint,
+    load_weights,
+    read_state,
+    save_weights,
+)
+from recsys.training.validation import Validator
+
+NEVER = 2**31 - 1
+"""Trainer's own intervals, which `Pacing` replaces."""
+
+
+def train(
+    dataset: Path, config: RunConfig, out: Path, *, resume: bool = False, overwrite: bool = False
+) -> RunDirectory:
+    """Train the configured model on a sequence dataset's `train` split.
+
+    The weights kept are those of the best validation (`training.best_metric`), of the last step where there is no
+    validation split. The same dataset, configuration and seed give the same weights on the same machine, also when
+    the run is killed and resumed in between. Under `torchrun` every process calls this with the same arguments.
+
+    Args:
+        dataset: folder that `recsys preprocess` wrote.
+        config: the whole configuration; `model`, `training` and `seed` are used.
+        out: the run directory. ``out/checkpoints`` keeps the last checkpoint and the best one; it is needed only to
+            resume and may be deleted once the run is finished.
+        resume: go on from the last checkpoint (from the start where there is none); a finished run is left as it is.
+        overwrite: delete the run that `out` holds first.
+
+    Raises:
+        InputError: the dataset lacks something, or `out` exists and neither flag fits.
+        RunError: the run to be resumed has another configuration, schema or data.
+        TrainingError: the loss is not finite; names step, rows and the last good checkpoint.
+    """
+    dataset, out = Path(dataset), Path(out)
+    schema = Schema.load(dataset / "schema.json")
+    run = RunDirectory(out)
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other")
+    leader = int(os.environ.get("RANK", "0")) == 0
+    if leader:
+        _prepare(run, config, schema, dataset, resume, overwrite)
+    if resume and is_finished(run):
+        return run
+    _be_quiet()
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    trainer = build_trainer(dataset, config, run)
+    _run(trainer, run, config.training)
+    return run
+
+
+def is_finished(run: RunDirectory) -> bool:
+    """Whether training ended well; the weights are the last file it writes."""
+    return run.weights.is_file() and run.history_file.is_file()
+
+
+def _prepare(
+    run: RunDirectory, config: RunConfig, schema: Schema, dataset: Path, resume: bool, overwrite: bool
+) -> None:
+    """Check `run` against what was asked for and make its folder."""
+    exists = run.path.is_file() or (run.path.is_dir() and any(run.path.iterdir()))
+    if exists and not run.config_file.is_file():
+        raise InputError(f"{run.path}: exists and is no run directory; choose another --out")
+    if exists and resume:
+        _require_same(run, config, schema, dataset)
+        drop_unfinished(run.checkpoints)
+        return
+    if exists and not overwrite:
+        state = "holds a finished run" if is_finished(run) else "holds an unfinished run; pass --resume to go on with it"
+        raise InputError(f"{run.path}: {state}; choose another --out or pass --overwrite")
+    with atomic_folder(run.path, replace=overwrite) as work:
+        fresh = RunDirectory(work)
+        fresh.create(config, schema, dataset)
+        fresh.write_json(fresh.environment_file, describe_environment(config, dataset))
+
+
+def _require_same(run: RunDirectory, config: RunConfig, schema: Schema, dataset: Path) -> None:
+    """Refuse to resume a run that was started from anything else."""
+    theirs, ours = run.load_config().model_dump(mode="json"), config.model_dump(mode="json")
+    found = _first_difference(theirs, ours)
+    if found:
+        raise RunError(f"{run.path}: cannot resume: {found}; use the run's own config.yaml or pass --overwrite")
+    differences = schema.differences(run.load_schema())
+    if differences:
+        raise RunError(f"{run.path}: cannot resume on {dataset}: {differences[0]}")
+    noted = run.read_json(run.environment_file)["dataset"]["sha256"]
+    if noted != dataset_fingerprint(dataset):
+        raise RunError(f"{run.path}: cannot resume: the files of {dataset} have changed since it started")
+
+
+def _first_difference(theirs: Any, ours: Any, path: str = "") -> str | None:
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in [*theirs, *(k for k in ours if k not in theirs)]:
+            found = _first_difference(theirs.get(key), ours.get(key), f"{path}.{key}" if path else str(key))
+            if found:
+                return found
+        return None
+    return None if theirs == ours else f"{path} is {theirs!r} there and {ours!r} now"
+
+
+def build_trainer(dataset: Path, config: RunConfig, run: RunDirectory) -> SequenceTrainer:
+    """Data, fresh model and trainer of a run; its folder must exist (all ranks wait for it)."""
+    seed = config.seed % 2**32
+    arguments = _arguments(config.training, run, seed)
+    if arguments.world_size > 1:
+        torch.distributed.barrier()
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs are used by torchrun, never by DataParallel
+    data = SequenceDataset.load(dataset, "train")
+    validation = _validation_split(dataset)
+    torch.manual_seed(seed)
+    model = build_model(config.model, data.schema, pl.read_parquet(dataset / "workflow" / "items.parquet"))
+    stream = BatchStream(data, config.model.max_length, config.training, seed)
+    plan = plan_run(stream, config.training, arguments.world_size)
+    arguments.max_steps = plan.steps
+    validator = None
+    if validation is not None:
+        validator = Validator(validation, config.model.max_length, config.evaluation.batch_size)
+    trainer = SequenceTrainer(
+        model,
+        arguments,
+        config=config.training,
+        stream=stream,
+        collate=Collator(data, list(model.heads), build_masking(config.model.masking)),
+        plan=plan,
+        validator=validator,
+    )
+    trainer.add_callback(Pacing(plan, pace_run(plan, config.training, validator is not None)))
+    trainer.add_callback(Progress(config.training.best_metric))
+    if validator is not None and config.training.patience is not None:
+        trainer.add_callback(EarlyStop(config.training.best_metric, config.training.patience))
+    _seed(seed + arguments.process_index)  # ranks drop out different units
+    return trainer
+
+
+def _run(trainer: SequenceTrainer, run: RunDirectory, config: TrainingConfig) -> None:
+    """Train from the last checkpoint or the start, and write what a finished run has."""
+    last = last_checkpoint(run.checkpoints)
+    if last is not None and trainer.args.process_index == 0:
+        print(f"resuming from {last}", file=sys.stderr)
+    if trainer.validator is None and trainer.args.process_index == 0:
+        print("no validation split: training to the end, without early stopping", file=sys.stderr)
+    if last is None or not _stopped_early(last, config, trainer.validator is not None):
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        log, best, step = trainer.state.log_history, trainer.state.best_global_step, trainer.state.global_step
+        cost = trainer.cost
+    else:
+        state = read_state(last)
+        log, best, step = state["log_history"], state["best_global_step"], state["global_step"]
+        load_weights(trainer.model, last / WEIGHTS)
+        cost = [record for record in log if "cpu_seconds" in record][-1]
+    if trainer.args.process_index == 0:
+        run.write_json(run.history_file, build_history(log, best, cost, step))
+        if best is None:
+            save_weights(trainer.model, run.weights)
+        else:
+            with atomic_file(run.weights) as work:
+                shutil.copyfile(run.checkpoints / f"checkpoint-{best}" / WEIGHTS, work)
+    if config.wandb and trainer.args.process_index == 0:
+        importlib.import_module("wandb").finish()  # else the next run of this process would log into this one
+    if trainer.args.world_size > 1:
+        torch.distributed.barrier()
+
+
+def _stopped_early(checkpoint: Path, config: TrainingConfig, validated: bool) -> bool:
+    """Whether the run had used up its patience when it was killed."""
+    if not validated or config.patience is None:
+        return False
+    return evaluations_since_best(read_state(checkpoint)["log_history"], config.best_metric) >= config.patience
+
+
+def _validation_split(dataset: Path) -> SequenceDataset | None:
+    """The `val` split, None where it is missing or has no sequence of two events."""
+    if not list((dataset / "val").glob("*.parquet")):
+        return None
+    split = SequenceDataset.load(dataset, "val")
+    return split if (split.lengths >= 2).any() else None
+
+
+def _arguments(config: TrainingConfig, run: RunDirectory, seed: int) -> TrainingArguments:
+    """Trainer's settings. Steps, schedule, optimizer and pace are set by our own parts."""
+    on_gpu = torch.cuda.is_available()
+    precision = _precision(config.precision, on_gpu)
+    return TrainingArguments(
+        output_dir=str(run.checkpoints),
+        use_cpu=not on_gpu,
+        seed=seed,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        max_grad_norm=config.max_grad_norm,
+        bf16=precision == "bfloat16",
+        fp16=precision == "float16",
+        logging_strategy="no",
+        eval_strategy="no",
+        save_strategy="steps",
+        save_steps=NEVER,
+        save_total_limit=2,
+        metric_for_best_model=config.best_metric,
+        greater_is_better=config.best_metric != "loss",
+        report_to=_trackers(config, run),
+        run_name=run.path.name,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        log_level="error",
+        log_level_replica="error",
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
+        ddp_backend=("nccl" if on_gpu else "gloo") if "LOCAL_RANK" in os.environ else None,
+    )
+
+
+def _precision(asked: str, on_gpu: bool) -> str:
+    """float32, bfloat16 or float16."""
+    if asked == "auto":
+        if not on_gpu:
+            return "float32"
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    if asked == "float16" and not on_gpu:
+        raise ConfigError("training.precision: float16 needs a GPU; use auto, float32 or bfloat16")
+    return asked
+
+
+def _trackers(config: TrainingConfig, run: RunDirectory) -> list[str]:
+    """Trackers switched on; both write below the run directory, wandb offline unless its own settings say otherwise."""
+    wanted = [name for name, on in (("tensorboard", config.tensorboard), ("wandb", config.wandb)) if on]
+    for name in wanted:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"training.{name}: the package is not installed; pip install {name}")
+    if config.tensorboard:
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "tensorboard")
+    if config.wandb:
+        os.environ.setdefault("WANDB_MODE", "offline")
+        os.environ.setdefault("WANDB_PROJECT", "recsys")
+        os.environ["WANDB_DIR"] = str(run.path)
+    return wanted
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _be_quiet() -> None:
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
