@@ -60,7 +60,8 @@ class CleanResult:
             cells = (html.escape(stage["stage"]), f"{stage['rows_in']:,}", f"{stage['rows_out']:,}", why or "–")
             rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
         head = "".join(f"<th>{name}</th>" for name in ("stage", "rows in", "rows out", "why rows left"))
-        return f"<p>{html.escape(repr(self))}</p><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        return f"<p>{html.escape(repr(self))}</p>{table}"
 
 
 def clean(
@@ -71,6 +72,7 @@ def clean(
     split: SplitConfig | None = None,
     overwrite: bool = False,
     max_bytes: int = DEFAULT_MAX_BYTES,
+    metadata: Path | None = None,
 ) -> CleanResult:
     """Raw logs to the events folder that ETL reads.
 
@@ -81,6 +83,7 @@ def clean(
         split: how groups are assigned to train, validation and test; None: `SplitConfig()`.
         overwrite: replace `out` where it exists.
         max_bytes: cap on the decompressed size of `logs`.
+        metadata: table of commands (class, target, description); None: as the profile names it, in or beside `logs`.
 
     Raises:
         InputError, ConfigError: one line that names the file, the row, the value and the fix.
@@ -92,6 +95,6 @@ def clean(
         raise InputError(f"{out}: exists already; choose another folder or pass overwrite=True (--overwrite)")
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as scratch:
         raw = Path(scratch) / "reconstructed"
-        reconstruct(Path(logs), rules, raw, max_bytes=max_bytes)
+        reconstruct(Path(logs), rules, raw, max_bytes=max_bytes, metadata=metadata)
         report = filter_events(raw, out, split=split, overwrite=overwrite)
     return CleanResult(out, report)

@@ -145,7 +145,7 @@ class _Filter:
         return {
             "events": sum(self.events.values()),
             "sessions": sum(self.sessions.values()),
-            "commands": sum(not self.is_rare(i) or i not in set(self.rules.dropped_commands) for i in self.train_counts),
+            "commands": len(self.train_counts) - len(self.rules.dropped_commands),
             "rare_commands": sum(map(self.is_rare, self.train_counts)),
             "events_of_split": dict(self.events),
             "sessions_of_split": dict(self.sessions),

@@ -1,4 +1,4 @@
-"""Stages 1 of the data processing: raw logs to the true sequence of events.
+"""Stage 1 of the data processing: raw logs to the true sequence of events.
 
 Reads, keeps categories, drops noise, forms sessions, undoes what was undone, collapses repeats. Writes a folder that
 `data_processing.filter` finishes. Memory does not grow with the size of the log.
@@ -19,7 +19,7 @@ from recsys.cleaning.pipeline import select_rows
 from recsys.cleaning.profile import Profile, load_profile
 from recsys.cleaning.sessions import EVENT_COLUMNS, HASH, add_hash, clean_sessions, key_column
 from recsys.cleaning.sources import LogReader
-from recsys.cleaning.spill import ROWS_A_GROUP, Spill
+from recsys.cleaning.spill import ROWS_A_GROUP, Spill, fine_buckets
 from recsys.cleaning.streams import DEFAULT_MAX_BYTES
 from recsys.config import save_config
 from recsys.runtime import atomic_folder, command_line, progress
@@ -36,6 +36,7 @@ def reconstruct(
     *,
     overwrite: bool = False,
     max_bytes: int = DEFAULT_MAX_BYTES,
+    metadata: Path | None = None,
     rows_a_part: int = ROWS_A_GROUP,
 ) -> dict[str, Any]:
     """Clean `logs` into the folder `out` (appears by rename) and return its report.
@@ -48,10 +49,10 @@ def reconstruct(
         InputError: unreadable input, or no event is left.
     """
     with atomic_folder(out, replace=overwrite) as work:
-        reader = LogReader(logs, profile, max_bytes)
+        reader = LogReader(logs, profile, max_bytes, metadata)
         funnel, users = Funnel(), _Users()
         with tempfile.TemporaryDirectory(dir=work) as scratch:
-            spill = Spill(Path(scratch), _spill_schema(profile))
+            spill = Spill(Path(scratch), _spill_schema(profile), fine_buckets(reader.size()))
             for frame in reader.frames():
                 users.add(frame)
                 spill.add(add_hash(select_rows(frame, profile, funnel), profile))
@@ -133,6 +134,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that reading logs takes, for every command that does."""
     parser.add_argument("--logs", type=Path, required=True, help="file, folder or archive of raw logs")
     parser.add_argument("--profile", default="vectorworks", help="cleaning rules: built-in name or YAML file")
+    parser.add_argument("--metadata", type=Path, help="table of commands; default: the profile's, in or beside --logs")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; appears when all went well")
     parser.add_argument("--overwrite", action="store_true", help="replace --out where it exists")
     parser.add_argument(
@@ -149,7 +151,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m data_processing.reconstruct",
         description="Turn raw logs into the true sequence of events of each session.",
-        epilog="example: python -m data_processing.reconstruct --logs logs.tar.xz --profile visual_studio --out out/raw",
+        epilog="example: python -m data_processing.reconstruct --logs log.tar.xz --profile visual_studio --out raw",
     )
     add_arguments(parser)
     given = parser.parse_args(arguments)
@@ -159,6 +161,7 @@ def main(arguments: Sequence[str]) -> None:
         given.out,
         overwrite=given.overwrite,
         max_bytes=round(given.max_gigabytes * 1e9),
+        metadata=given.metadata,
     )
     for stage in report["stages"]:
         print(f"{stage['stage']:<10} {stage['rows_in']:>12,} -> {stage['rows_out']:>12,}")

@@ -5,8 +5,9 @@ The main job in Python::
     from data_processing import clean
     import recsys
 
-    events = clean("logs/", profile="vectorworks", out="out/events")
-    dataset = recsys.preprocess(events.path, recsys.load_config("configs/vectorworks.yaml"), out="out/dataset")
+    config = recsys.load_config("configs/vectorworks.yaml")
+    events = clean("out/simulated/logs", profile=config.profile, out="out/events", split=config.split)
+    dataset = recsys.preprocess(events.path, config, out="out/dataset")
     run = recsys.train(dataset.path, config, out="out/run")
     print(recsys.evaluate(run.path, dataset.path))
     recsys.recommend(run.path, "out/events", k=5)

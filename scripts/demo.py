@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from recsys.cleaning.profile import load_profile
+from recsys.config import load_config
 from recsys.errors import InputError
 from recsys.runtime import command_line
 
@@ -25,12 +27,9 @@ def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     began = time.perf_counter()
     out: Path = options.out
+    config = _check_inputs(options)
     _clear(out)
-    config = options.config or ROOT / "configs" / f"{options.profile}.yaml"
-    if not config.is_file():
-        known = ", ".join(sorted(p.stem for p in (ROOT / "configs" / "profiles").glob("*.yaml")))
-        raise InputError(f"--profile {options.profile}: no {config}; profiles: {known}")
-    settings = ["--set", "training.epochs=3"] if options.quick else []
+    settings = _quick_settings(options.logs is None) if options.quick else []
     _clean(options, out, config)
     _recsys("preprocess", "--events", out / "events", "--config", config, "--out", out / "dataset", *settings)
     _recsys("train", "--data", out / "dataset", "--config", config, "--out", out / "run", *settings)
@@ -53,8 +52,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", default="vectorworks", help="cleaning profile; configs/PROFILE.yaml is the run's")
     parser.add_argument("--config", type=Path, help="run configuration in place of configs/PROFILE.yaml")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder to write (default out/demo)")
-    parser.add_argument("--quick", action="store_true", help="fewer generated users, three epochs")
+    parser.add_argument("--quick", action="store_true", help="fewer generated users; two epochs on logs of your own")
     return parser
+
+
+def _check_inputs(options: argparse.Namespace) -> Path:
+    """The run's configuration; bad flags are found before an earlier demo is removed."""
+    if options.logs and not options.logs.exists():
+        raise InputError(f"--logs {options.logs}: no such file or folder")
+    config: Path = options.config or ROOT / "configs" / f"{options.profile}.yaml"
+    if options.config is None and not config.is_file():
+        known = ", ".join(sorted(p.stem for p in (ROOT / "configs" / "profiles").glob("*.yaml")))
+        raise InputError(f"--profile {options.profile}: no {config}; profiles: {known}; or pass --config FILE")
+    load_config(config)
+    load_profile(options.profile)
+    return config
+
+
+def _quick_settings(is_generated: bool) -> list[str]:
+    """Few generated events want many small steps; of a real log two epochs must do."""
+    chosen = ["training.epochs=14", "training.batch_events=1024"] if is_generated else ["training.epochs=2"]
+    return [part for setting in chosen for part in ("--set", setting)]
 
 
 def _clear(out: Path) -> None:
@@ -73,16 +91,15 @@ def _clean(options: argparse.Namespace, out: Path, config: Path) -> None:
     from data_processing import filter as filter_stage
     from data_processing import reconstruct, simulate
 
-    logs, commands = options.logs, []
+    logs = options.logs
     if logs is None:
         users = QUICK_USERS if options.quick else USERS
         flags = ["--out", out / "simulated", "--users", users, "--seed", 0]
         _run("python -m data_processing.simulate", simulate.main, *flags)
         logs = out / "simulated" / "logs"
-        commands = ["--commands", out / "simulated" / "commands.parquet"]
     flags = ["--logs", logs, "--profile", options.profile, "--out", out / "reconstructed"]
     _run("python -m data_processing.reconstruct", reconstruct.main, *flags)
-    flags = ["--events", out / "reconstructed", "--config", config, "--out", out / "events", *commands]
+    flags = ["--events", out / "reconstructed", "--config", config, "--out", out / "events"]
     _run("python -m data_processing.filter", filter_stage.main, *flags)
 
 

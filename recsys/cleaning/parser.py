@@ -109,14 +109,15 @@ def _unquoted(rest: pl.Expr) -> pl.Expr:
 
 def _noise_reason(profile: Profile) -> pl.Expr:
     noise = profile.noise
-    reason = pl.when(pl.col(MESSAGE).is_in(noise.messages)).then(pl.format("message {}", MESSAGE))
+    reasons = [pl.when(pl.col(MESSAGE).is_in(noise.messages)).then(pl.format("message {}", MESSAGE))]
     for prefix in noise.prefixes:
-        reason = reason.when(pl.col(ITEM_ID).str.starts_with(prefix)).then(pl.lit(f"prefix {prefix}"))
+        reasons.append(pl.when(pl.col(ITEM_ID).str.starts_with(prefix)).then(pl.lit(f"prefix {prefix}")))
     if noise.ids:
         number = pl.col(ITEM_ID).str.extract(r"\((-?\d+)\) ?\.?$").cast(pl.Int64, strict=False)
         of_menu = pl.col(ITEM_ID).str.starts_with("Menu:")
-        reason = reason.when(~of_menu & number.is_in(noise.ids)).then(pl.format("id ({})", number))
-    return reason.when(pl.col(KIND).is_null()).then(pl.lit(OUTSIDE)).otherwise(None)
+        reasons.append(pl.when(~of_menu & number.is_in(noise.ids)).then(pl.format("id ({})", number)))
+    reasons.append(pl.when(pl.col(KIND).is_null()).then(pl.lit(OUTSIDE)))
+    return pl.coalesce(reasons)
 
 
 def parse_times(

@@ -9,13 +9,13 @@ import polars as pl
 from pydantic import Field
 
 from recsys.cleaning.funnel import Funnel
-from recsys.cleaning.parser import CLOCK, KIND, MESSAGE, REASON, parse_messages
+from recsys.cleaning.parser import KIND, MESSAGE, REASON, parse_messages
 from recsys.cleaning.profile import Profile
-from recsys.cleaning.sessions import EVENT_COLUMNS, add_hash, clean_sessions, collapse, key_column
+from recsys.cleaning.sessions import add_hash, clean_sessions, collapse, count_merged, key_column
 from recsys.cleaning.sources import RAW_COLUMNS, LogReader
 from recsys.config import StrictModel, parse
 from recsys.errors import InputError
-from recsys.schema import CATEGORY, ITEM_ID, SESSION_ID, TIMESTAMP
+from recsys.schema import CATEGORY, ITEM_ID, SESSION_ID
 
 RULES_FILE = "rules.json"
 
@@ -74,8 +74,7 @@ def drop_commands(events: pl.DataFrame, dropped: list[str], again: bool, funnel:
     if not again:
         return kept
     merged = collapse(kept, SESSION_ID)
-    lost = kept.height - merged.height
-    funnel.count("repeats after rare", kept.height, merged.height, {"merged into the event before": lost} if lost else {})
+    count_merged("repeats after rare", kept, merged, funnel)
     return merged
 
 
@@ -102,12 +101,3 @@ def clean_logs(logs: Path | Iterable[pl.DataFrame], profile: Profile, rules: Rul
     events = drop_commands(events, rules.dropped_commands if rules else [], profile.collapse, funnel)
     funnel.require_rows(logs if isinstance(logs, Path) else "logs")
     return events
-
-
-def empty_events(columns: Iterable[str]) -> dict[str, pl.DataType]:
-    """Types of the events table, for the columns that a log has."""
-    types = {TIMESTAMP: pl.Int64(), "merge_count": pl.Int64()}
-    return {c: types.get(c, pl.String()) for c in EVENT_COLUMNS if c in set(columns)}
-
-
-__all__ = ["CLOCK", "Rules", "clean_logs", "drop_commands", "empty_events", "select_rows"]

@@ -1,15 +1,17 @@
 """Rows to sessions of events: order, sub-second time, gaps, undo, repeats.
 
-Order is that of a stable sort by session (or user) and time. Where a log has a process clock beside times of whole
-seconds, the rows of one second keep the order of the file, and their time is the second plus the clock's advance
-since the first of them, below one second: the clock says how far apart rows lie, not where in the second they are.
+Order is that of a stable sort by session (or user) and time. The live log gives times of whole seconds beside a
+process clock that counts microseconds from an unknown moment. Rows of one second keep the order of the file; their
+time is the clock plus its offset, held within the second. The offset is the largest difference of second and clock
+that the session has shown so far: it looks back only, so that a live tail gets the same times as the finished file.
+A clock that goes back (another process) starts anew.
 """
 
 import polars as pl
 
 from recsys.buckets import bucket_column
 from recsys.cleaning.funnel import Funnel
-from recsys.cleaning.parser import CLOCK, KIND
+from recsys.cleaning.parser import CLOCK
 from recsys.cleaning.profile import Profile
 from recsys.cleaning.undo import undo_reasons
 from recsys.schema import CATEGORY, ITEM_ID, MERGE_COUNT, SESSION_ID, TIMESTAMP, USER_ID
@@ -64,12 +66,15 @@ def _with_clock(rows: pl.DataFrame, key: str) -> pl.DataFrame:
     if CLOCK not in rows.columns:
         return rows
     if rows[CLOCK].null_count() < rows.height:
-        # A run of rows of one key and one second; a clock that goes back within it stands still.
-        run = ((pl.col(key) != pl.col(key).shift()) | (pl.col(TIMESTAMP) != pl.col(TIMESTAMP).shift())).fill_null(True)
-        rows = rows.with_columns(run.cum_sum().alias("run"))
-        advance = (pl.col(CLOCK).cum_max() - pl.col(CLOCK).first()).over("run").clip(0, 999_999).fill_null(0)
-        rows = rows.with_columns(pl.col(TIMESTAMP) + advance)
-    return rows.drop(CLOCK, "run", strict=False)
+        second, clock = pl.col(TIMESTAMP), pl.col(CLOCK)
+        other = (pl.col(key) != pl.col(key).shift()).fill_null(True)
+        process = (other | (clock < clock.shift()).fill_null(False)).cum_sum().alias("process")
+        run = (other | (second != second.shift())).fill_null(True).cum_sum().alias("run")
+        rows = rows.with_columns(process, run)
+        offset = (second - clock).cum_max().over("process")
+        rows = rows.with_columns((clock + offset - second).clip(0, 999_999).fill_null(0).alias("within"))
+        rows = rows.with_columns(second + pl.col("within").cum_max().over("run"))
+    return rows.drop(CLOCK, "process", "run", "within", strict=False)
 
 
 def _collapsed(rows: pl.DataFrame, profile: Profile, funnel: Funnel) -> pl.DataFrame:
@@ -78,17 +83,20 @@ def _collapsed(rows: pl.DataFrame, profile: Profile, funnel: Funnel) -> pl.DataF
     if not profile.collapse:
         return rows
     events = collapse(rows, _NUMBER)
-    funnel.count("repeats", rows.height, events.height, _some("merged into the event before", rows.height - events.height))
+    count_merged("repeats", rows, events, funnel)
     return events
 
 
-def _some(reason: str, count: int) -> dict[str, int]:
-    return {reason: count} if count else {}
+def count_merged(stage: str, before: pl.DataFrame, after: pl.DataFrame, funnel: Funnel) -> None:
+    """Count what `collapse` merged."""
+    merged = before.height - after.height
+    funnel.count(stage, before.height, after.height, {"merged into the event before": merged} if merged else {})
 
 
 def collapse(rows: pl.DataFrame, session: str) -> pl.DataFrame:
     """Equal commands in a row within a session become the first of them; `merge_count` is summed."""
-    first = ((pl.col(session) != pl.col(session).shift()) | (pl.col(ITEM_ID) != pl.col(ITEM_ID).shift())).fill_null(True)
+    new_session, new_item = (pl.col(c) != pl.col(c).shift() for c in (session, ITEM_ID))
+    first = (new_session | new_item).fill_null(True)
     marked = rows.select(first.alias("first"), pl.col(MERGE_COUNT).cum_sum().alias("sum"))
     events = rows.filter(marked["first"])
     before = marked.with_columns(pl.col("sum").shift(fill_value=0)).filter("first")["sum"]

@@ -31,15 +31,23 @@ class LogReader:
         path: a file, a folder or an archive (csv, json lines, Parquet; plain, gz, xz, zst; tar of those).
         profile: names of columns and files, forms of time.
         max_bytes: cap on the decompressed size of all of it.
+        metadata: file with what is known about commands; None: the profile's, inside `path`, else beside it.
     """
 
-    def __init__(self, path: Path, profile: Profile, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
-        self.path, self.profile = path, profile
+    def __init__(
+        self, path: Path, profile: Profile, max_bytes: int = DEFAULT_MAX_BYTES, metadata: Path | None = None
+    ) -> None:
+        self.path, self.profile, self._metadata_path = path, profile, metadata
         self.budget = Budget(max_bytes)
         self.files: dict[str, int] = {}  # name -> rows
         self.skipped: list[str] = []
         self.metadata: pl.DataFrame | None = None
         self.columns: set[str] = set()  # of `RAW_COLUMNS`, those that any file had
+
+    def size(self) -> int:
+        """Bytes of the input on disk."""
+        files = [self.path] if self.path.is_file() else self.path.rglob("*")
+        return sum(p.stat().st_size for p in files if p.is_file())
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """Frames in the order of the input, with the columns of `RAW_COLUMNS` that the log has.
@@ -50,15 +58,22 @@ class LogReader:
         patterns = Patterns(self.profile.files.logs, self.profile.metadata.files, self.profile.files.skip)
         for table in open_tables(self.path, patterns, self.budget, self.skipped):
             if table.role == "metadata":
-                self._keep_metadata(table)
+                if self._metadata_path is None:
+                    self._keep_metadata(table)
             else:
                 yield from self._log(table)
-        if self.metadata is None and self.path.is_file():
-            beside = Patterns([], self.profile.metadata.files, [])
-            for path in sorted(self.path.parent.iterdir()):
-                if path != self.path and path.is_file() and beside.role(path.name) == "metadata":
-                    for table in open_tables(path, beside, self.budget, []):
-                        self._keep_metadata(table)
+        if self.metadata is None:
+            self._read_metadata_beside()
+
+    def _read_metadata_beside(self) -> None:
+        patterns = Patterns(["*"], self.profile.metadata.files, [])
+        found = [self._metadata_path] if self._metadata_path else []
+        if not found:
+            near = sorted(p for p in self.path.absolute().parent.iterdir() if p.is_file())
+            found = [p for p in near if patterns.role(p.name) == "metadata" and p.name != self.path.name]
+        for path in found:
+            for table in open_tables(path, patterns, self.budget, []):
+                self._keep_metadata(table)
 
     def _log(self, table: Table) -> Iterator[pl.DataFrame]:
         columns = self.profile.columns

@@ -14,15 +14,24 @@ import pyarrow as pa
 
 from recsys.cleaning.sessions import HASH, HASHES
 
-ROWS_A_FILE = 1 << 19
-ROWS_A_GROUP = 1 << 19
-FINE = 1 << 10
+ROWS_A_FILE = 1 << 18
+ROWS_A_GROUP = 1 << 18
+FEWEST, MOST = 1 << 8, 1 << 14  # fine buckets
+
+
+def fine_buckets(input_bytes: int) -> int:
+    """Fine buckets for an input of this size on disk: enough that one of them is small beside a group."""
+    fine = FEWEST
+    while fine < MOST and fine << 22 < input_bytes:
+        fine <<= 1
+    return fine
 
 
 class Spill:
     """Takes frames with the column `HASH`, gives them back grouped by ranges of it, the order of rows kept."""
 
-    def __init__(self, folder: Path, schema: dict[str, pl.DataType], fine: int = FINE) -> None:
+    def __init__(self, folder: Path, schema: dict[str, pl.DataType], fine: int = FEWEST) -> None:
+        """`fine`: how many fine buckets (see `fine_buckets`)."""
         self._folder, self._schema, self._fine = folder, schema, fine
         self._waiting: list[pl.DataFrame] = []
         self._files: list[Path] = []
@@ -72,7 +81,7 @@ class Spill:
 
 
 def _empty(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([], type=f.type) for f in schema], schema=schema)
+    return pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in schema], schema=schema)
 
 
 def _read(path: Path, first: int, last: int) -> pa.Table:

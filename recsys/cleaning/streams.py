@@ -108,7 +108,9 @@ class _Peeked:
         return taken + self._stream.read(size - len(taken) if size >= 0 else -1)
 
 
-def _inflate(stream: Readable, kind: str, start: Callable[[], _Decompressor], name: str, budget: Budget) -> Iterator[bytes]:
+def _inflate(
+    stream: Readable, kind: str, start: Callable[[], _Decompressor], name: str, budget: Budget
+) -> Iterator[bytes]:
     """Pieces of one or more compressed streams in a row; a stream without its end is an error."""
     machine: _Decompressor | None = None
     data = b""
@@ -247,6 +249,23 @@ def _format_of(head: bytes, name: str) -> Format:
     return "jsonl" if text.startswith(b"{") else "csv"
 
 
+class _Member:
+    """One file of a tar archive; it is read while the archive's loop waits, so it reports its own errors."""
+
+    def __init__(self, archive: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> None:
+        self._stream, self._name = archive.extractfile(member), name
+
+    def read(self, size: int = -1, /) -> bytes:
+        try:
+            return self._stream.read(size) if self._stream else b""
+        except tarfile.TarError as error:
+            raise _bad_tar(self._name, error) from error
+
+
+def _bad_tar(name: str, error: tarfile.TarError) -> InputError:
+    return InputError(f"{name}: the tar archive is cut off or damaged ({error}); copy or download it again")
+
+
 def _walk_tar(
     stream: Readable, name: str, patterns: Patterns, budget: Budget, skipped: list[str], depth: int
 ) -> Iterator[Table]:
@@ -262,12 +281,10 @@ def _walk_tar(
                     skipped.append(f"{name}:{inside}")
                     continue
                 logs += role == "log"
-                content = archive.extractfile(member)
-                if content is None:
-                    raise InputError(f"{name}: {inside} cannot be read from the archive")
+                content = _Member(archive, member, name)
                 yield from _walk(content, f"{name}:{inside}", role, patterns, budget, skipped, None, depth + 1)
-    except (tarfile.TarError, EOFError) as error:
-        raise InputError(f"{name}: the tar archive is cut off or damaged ({error}); copy or download it again") from error
+    except tarfile.TarError as error:
+        raise _bad_tar(name, error) from error
     if not logs:
         raise InputError(f"{name}: no log file in this archive; the profile reads {', '.join(patterns.logs)}")
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from recsys.cleaning.streams import Budget, Readable, Table, seekable
 from recsys.errors import InputError, missing_column
 
-CHUNK = 1 << 24  # bytes of text a frame
+CHUNK = 1 << 23  # bytes of text a frame
 _UNCLOSED = 1 << 27  # bytes after which an open quote is an error
 _KEY_LINES = 100  # lines whose keys say which columns a JSON-lines file has
 
@@ -100,7 +100,7 @@ def _chunks(stream: Readable, cut: Callable[[bytes], int], name: str) -> Iterato
             yield rest[:end]
             rest = rest[end:]
         elif len(rest) > _UNCLOSED:
-            raise InputError(f"{name}: no end of a row in {len(rest) >> 20} MiB; is a quote (\") never closed?")
+            raise InputError(f'{name}: no end of a row in {len(rest) >> 20} MiB; is a quote (") never closed?')
     if rest.strip():
         yield rest
 
@@ -174,9 +174,7 @@ def _not_utf8(data: bytes, error: UnicodeDecodeError) -> str:
     return f"not UTF-8 at {around!r}; save the file as UTF-8 or set files.encoding (for instance latin-1)"
 
 
-def _csv_error(
-    data: bytes, names: list[str], separator: str, name: str, before: int, error: Exception
-) -> InputError:
+def _csv_error(data: bytes, names: list[str], separator: str, name: str, before: int, error: Exception) -> InputError:
     """Find the row that the parser stumbled over; only runs after a failure."""
     try:
         text = data.decode("utf-8")

@@ -80,7 +80,9 @@ class UndoStack:
         self._done.setdefault(name, []).append(event)
 
 
-def removed_by_undo(sessions: Iterable[int], kinds: Iterable[int], names: Iterable[str], starters: bool) -> dict[int, str]:
+def removed_by_undo(
+    sessions: Iterable[int], kinds: Iterable[int], names: Iterable[str], starters: bool
+) -> dict[int, str]:
     """Feed rows of many sessions, each contiguous, to one stack a session; returns row position -> why it leaves."""
     removed: dict[int, str] = {}
     stack = UndoStack(starters)
@@ -108,7 +110,8 @@ def undo_reasons(frame: pl.DataFrame, session: str, profile: Profile) -> pl.Seri
         (pl.col(KIND) >= Kind.UNDO.value).any().over(session), pl.col(KIND) != Kind.PLAIN.value
     )
     named = profile.grammar == "vectorworks"
-    names = touched[ITEM_ID].str.replace(r"^[^:]*: ", "") if named else pl.Series([""]).new_from_index(0, touched.height)
+    name = pl.col(ITEM_ID).str.replace(r"^[^:]*: ", "") if named else pl.lit("")
+    names = touched.with_columns(name.alias("name"))["name"]
     removed = removed_by_undo(touched[session], touched[KIND], names, profile.undo.starters)
     if not removed:
         return nothing

@@ -129,10 +129,11 @@ def assign_splits(occurrences: pl.DataFrame, config: SplitConfig, by: str | None
 class Occurrences:
     """Collects (group, item) pairs part by part in memory that grows with the items, not with the groups.
 
-    Of each item the `keep` groups lowest by hash stay (enough to cover every split); groups are all kept.
+    Of each item the `keep` groups lowest by hash stay; groups are all kept. A split that holds only a few groups
+    may so be reported to lack an item that more than `keep` groups hold.
     """
 
-    def __init__(self, keep: int = 64) -> None:
+    def __init__(self, keep: int = 128) -> None:
         self._keep = keep
         self._groups: list[pl.Series] = []
         self._pairs: list[pl.DataFrame] = []

@@ -59,7 +59,7 @@ def evaluate(
     """
     loaded, data = run if isinstance(run, LoadedRun) else load(run), Path(data)
     dataset = SequenceDataset.load(data, split)
-    dataset.schema.require_match(loaded.schema, data)
+    loaded.require_data(dataset.schema, data)
     rankers = _fitted(SequenceDataset.load(data, "train")) if baselines else {}
     source = protocol.dataset_source(data, split)
     evaluation = _measure(loaded, dataset, split, config or loaded.config.evaluation, rankers, source, str(data))
@@ -96,7 +96,7 @@ def evaluate_events(
     rankers: dict[str, Baseline] = {}
     if baselines and train is not None:
         training = SequenceDataset.load(Path(train), "train")
-        training.schema.require_match(loaded.schema, train)
+        loaded.require_data(training.schema, train)
         rankers = _fitted(training)
     elif baselines:
         rankers = _fitted_on_counts(loaded)

@@ -120,7 +120,7 @@ def examples(
     if not isinstance(dataset, SequenceDataset):
         source, folder = str(dataset), Path(dataset)
         dataset = SequenceDataset.load(folder, "test")
-    dataset.schema.require_match(loaded.schema, source)
+    loaded.require_data(dataset.schema, source)
     rows = np.flatnonzero(dataset.lengths >= 2)
     if not len(rows):
         raise InputError(f"{source}: no sequence of at least two events to show")

@@ -14,9 +14,7 @@ from recsys.errors import RecsysError, RunError
 from recsys.etl import Workflow
 from recsys.recommender import Recommender
 from recsys.run_directory import RunDirectory
-from recsys.schema import Schema
-
-_TEXT_TABLE = "inputs.pretrained.table"
+from recsys.schema import Kind, Schema
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,10 +50,19 @@ class LoadedRun:
         """Name of every item id; None for reserved ids."""
         return item_names(self.workflow)
 
+    def require_data(self, schema: Schema, source: object) -> None:
+        """Raise SchemaError unless sequences of this schema, read from `source`, can feed the model."""
+        schema.require_match(_of_data(self.schema), source)
+
     def __repr__(self) -> str:
         items = self.schema.item().num_values()
         weights = sum(p.numel() for p in self.model.parameters())
         return f"LoadedRun({self.path}: {items:,} items, {weights:,} parameters, newest {self.max_length} events)"
+
+
+def _of_data(schema: Schema) -> Schema:
+    """The columns that come with the data; vectors of the items came with the training and are part of the weights."""
+    return Schema(columns=[c for c in schema.columns if c.kind is not Kind.PRETRAINED])
 
 
 def item_names(workflow: Workflow) -> list[str | None]:
@@ -86,13 +93,13 @@ def _load_recommender(run: RunDirectory, config: RunConfig, device: torch.device
     for file in (run.schema_file, run.workflow, run.weights):
         run.require(file)
     schema, workflow = run.load_schema(), Workflow.load(run.workflow)
-    different = workflow.schema.differences(schema)
+    different = workflow.schema.differences(_of_data(schema))
     if different:
         raise RunError(f"{run.path}: workflow/ does not belong to schema.json: {different[0]}; train the run again")
     weights = _read_weights(run.weights)
     with torch.random.fork_rng(devices=[]):  # weights drawn only to be replaced must not move the caller's generator
         try:
-            model = build_model(config.model, schema, workflow.items, weights.get(_TEXT_TABLE))
+            model = build_model(config.model, schema, workflow.items)
         except RecsysError as error:
             raise RunError(f"{run.path}: config.yaml does not fit schema.json: {error}") from error
     _require_fit(run.weights, weights, model.state_dict())

@@ -9,6 +9,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recsys.cleaning.pipeline import RULES_FILE, Rules, clean_logs
+from recsys.cleaning.profile import load_profile
 from recsys.data.dataset import SequenceDataset
 from recsys.errors import InputError, missing_column
 from recsys.etl import open_events
@@ -33,7 +35,7 @@ def read_sequences(run: LoadedRun, events: Path | str | pl.DataFrame) -> Sequenc
     name = "events" if isinstance(given, pl.DataFrame) else str(given)
     found = given.columns if isinstance(given, pl.DataFrame) else _table_columns(given)
     if found is None or not set(REQUIRED) <= set(found):
-        given = _clean(run, given, name, found)
+        given = _clean(run, given, found)
     frame = _transform(run, given, name)
     if not frame.height:
         raise InputError(f"{name}: no event in it")
@@ -52,20 +54,19 @@ def _transform(run: LoadedRun, events: Path | pl.DataFrame, name: str) -> pl.Dat
     return pl.concat(frames)
 
 
-def _clean(run: LoadedRun, logs: Path | pl.DataFrame, name: str, columns: list[str] | None) -> pl.DataFrame:
-    """Events of a raw log, cleaned as the run's training data were."""
-    from recsys.cleaning import clean_logs
-    from recsys.cleaning.profile import load_profile
-
+def _clean(run: LoadedRun, logs: Path | pl.DataFrame, columns: list[str] | None) -> pl.DataFrame:
+    """Events of a raw log, cleaned as the run's training data were. `columns`: of a table that is none of events."""
     folder = run.directory.cleaning
-    if not (folder / "profile.yaml").is_file():
-        if columns is not None:
-            raise missing_column(name, next(c for c in REQUIRED if c not in columns), columns)
-        raise InputError(
-            f"{name}: not a table of events ({', '.join(REQUIRED)}), and {run.path} holds no cleaning/ for raw logs"
-        )
-    rules = folder / "rules.json"
-    return clean_logs(logs, load_profile(folder / "profile.yaml"), rules if rules.is_file() else None)
+    profile = folder / "profile.yaml"
+    if isinstance(logs, Path) and profile.is_file():
+        rules = Rules.load(folder) if (folder / RULES_FILE).is_file() else None
+        return clean_logs(logs, load_profile(profile), rules)
+    name = logs if isinstance(logs, Path) else "events"
+    if columns is not None:
+        raise missing_column(name, next(c for c in REQUIRED if c not in columns), columns)
+    raise InputError(
+        f"{name}: not a table of events ({', '.join(REQUIRED)}), and {run.path} holds no cleaning/ for raw logs"
+    )
 
 
 def _table_columns(path: Path) -> list[str] | None:

@@ -37,6 +37,7 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     note: str = ""
     folded: bool = False  # behind its caption, until asked for
+    style: str = ""  # "facts": names and values, which stand left
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def percent(share: float) -> str:
 def duration(seconds: float) -> str:
     """Seconds in the unit that a person would say.
 
-    >>> [duration(s) for s in (4.21, 95, 7300)]
+    >>> [duration(s) for s in (4.21, 95, 7320)]
     ['4.2 s', '1 min 35 s', '2 h 2 min']
     """
     if seconds < 60:

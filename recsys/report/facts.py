@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
+from markupsafe import Markup
 
 from recsys.report.blocks import (
     Cell,
@@ -20,7 +21,7 @@ from recsys.report.blocks import (
     shared,
 )
 from recsys.report.contents import Contents
-from recsys.report.svg import Line, legend, line_chart
+from recsys.report.svg import Line, funnel_chart, legend, line_chart
 
 SPLITS = {"train": "Train", "val": "Validation", "test": "Test"}
 Points = list[tuple[float, float]]
@@ -38,22 +39,28 @@ def training_section(contents: Contents) -> Section:
         return Section(key, title, missing="history.json is missing, so the curves of this run are not known.")
     train, validation = history.get("train", []), history.get("validation", [])
     best = history.get("best_step")
-    mark = (float(best), f"best, step {count(best)}") if isinstance(best, int | float) else None
+    mark = (float(best), f"kept, step {count(best)}") if isinstance(best, int | float) else None
+    total, items = _points(train, "loss"), _points(train, "item_loss")
     losses = [
-        Line("Train loss", "s-popularity", _points(train, "loss")),
-        Line("Validation loss", "s-model", _points(validation, "loss"), dots=True),
+        Line("Train, next command", "s-popularity", items),
+        Line("Validation, next command", "s-model", _points(validation, "loss"), dots=True),
+        Line("Train, all heads" if items else "Train", "s-last", [] if total == items else total),
     ]
     scores = [
-        Line(f"Validation {metric_name(m)}", style, _points(validation, m), dots=True)
+        Line(metric_name(m), style, _points(validation, m), dots=True)
         for m, style in (("recall@10", "s-model"), ("ndcg@10", "s-markov2"))
     ]
-    figures = [_curves("Loss over steps.", losses, mark), _curves("Validation scores.", scores, mark)]
+    figures = [_curves("Loss over steps.", losses, mark), _curves("Validation scores over steps.", scores, mark)]
+    notes = [f"The weights kept are those of the best validation {metric_name(contents.config.training.best_metric)}."]
+    notes += ["There was no validation: the weights are those of the last step."] if not validation else []
     return Section(
         key,
         title,
+        lead="Losses of training are taken with dropout on. Validation scores the positions of each sequence's first "
+        "window, so that its scores compare over steps, not with the figures above.",
         figures=[f for f in figures if f is not None],
         tables=[t for t in (_validation_table(validation, best),) if t.rows],
-        notes=["A loss sums the losses of all heads with their weights; more than 300 points are averaged in runs."],
+        notes=notes[-1:],
     )
 
 
@@ -65,7 +72,7 @@ def _curves(caption: str, lines: Sequence[Line], mark: tuple[float, str] | None)
 
 
 def _validation_table(rows: Sequence[Mapping[str, Any]], best: object) -> Table:
-    keys = [k for k in dict.fromkeys(k for row in rows for k in row) if k not in ("step", "epoch")]
+    keys = [k for k in ("loss", "recall@10", "ndcg@10") if any(k in row for row in rows)]
     header = ["Step", "Epoch", *(metric_name(k) for k in keys)]
     body = []
     for row in rows:
@@ -103,23 +110,34 @@ def funnel_section(contents: Contents) -> Section:
         if at and entered != int(stages[at - 1]["rows_out"]):
             gap = int(stages[at - 1]["rows_out"])
             notes.append(f"Stage {stage['stage']} starts with {count(entered)} rows, the one before left {count(gap)}.")
-        why = "; ".join(f"{reason.replace('_', ' ')} {count(n)}" for reason, n in removed.items() if n)
+        why = "; ".join(f"{reason.replace('_', ' ')}: {count(n)}" for reason, n in removed.items() if n)
         rows.append(
             [
                 Cell(str(stage["stage"]).replace("_", " ")),
                 counted(entered),
                 counted(entered - left),
-                Cell(count(left), left, bar=left / first if first else 0.0),
+                counted(left),
                 shared(left / first if first else 0.0),
-                Cell(why or "nothing left", note=str(stage.get("kept_as") or "")),
+                Cell(why or "–", note=_stage_facts(stage)),
             ]
         )
     header = ["Stage", "Rows in", "Left", "Rows out", "Of all rows", "Why rows left"]
     out = int(stages[-1]["rows_out"])
-    kept = percent(out / first) if first else "0 %"
-    lead = f"{count(first)} rows of raw log became {count(out)} events ({kept})."
+    kept = f" ({percent(out / first)})" if first else ""
+    sessions = (contents.cleaning or {}).get("result", {}).get("sessions")
+    of = f" of {count(sessions)} sessions" if isinstance(sessions, int) else ""
+    lead = f"{count(first)} rows of raw log became {count(out)} events{of}{kept}."
     table = Table("What each stage of cleaning took, in order", header, rows)
-    return Section(key, title, lead=lead, tables=[table], notes=notes)
+    shape = [(str(s["stage"]).replace("_", " "), int(s["rows_in"]), int(s["rows_out"])) for s in stages]
+    chart = Figure("Rows that each stage let through, and (light) took.", funnel_chart(title, shape), Markup(""))
+    return Section(key, title, lead=lead, figures=[chart] if first else [], tables=[table], notes=notes)
+
+
+def _stage_facts(stage: Mapping[str, Any]) -> str:
+    """What a stage says beside its rows: `kept as`, sessions, and so on."""
+    known = ("stage", "rows_in", "rows_out", "removed")
+    facts = {str(k).replace("_", " "): v for k, v in stage.items() if k not in known and v}
+    return "; ".join(f"{k}: {count(v) if isinstance(v, int) else v}" for k, v in facts.items())
 
 
 def split_section(contents: Contents) -> Section:
@@ -133,7 +151,7 @@ def split_section(contents: Contents) -> Section:
     rows = []
     for name, values in dataset["splits"].items():
         dropped = {str(r): int(n) for r, n in values.get("dropped_events", {}).items() if n}
-        why = "; ".join(f"{reason.replace('_', ' ')} {count(n)}" for reason, n in dropped.items())
+        why = "; ".join(f"{reason.replace('_', ' ')}: {count(n)}" for reason, n in dropped.items())
         cells = [counted(int(values[n])) if n in values else Cell("–") for n in numbers]
         rows.append([Cell(SPLITS.get(name, name)), *cells, Cell(why or "none")])
     header = ["Split", "Groups", "Events read", "Events kept", "Sequences", "Events that left, and why"]
@@ -191,12 +209,12 @@ def facts_section(contents: Contents) -> Section:
     if isinstance(rate, int | float):
         facts["Label positions per CPU second"] = Cell(count(rate), rate)
     rows = [[Cell(name), cell] for name, cell in facts.items()]
-    tables = [Table("The run", ["Fact", "Value"], rows)]
+    tables = [Table("The run", ["Fact", "Value"], rows, style="facts")]
     notes = []
     if contents.environment is None:
         notes.append("environment.json is missing, so versions are not known.")
     else:
-        tables.append(Table("The environment", ["Fact", "Value"], settings(contents.environment)))
+        tables.append(Table("The environment", ["Fact", "Value"], settings(contents.environment), style="facts"))
     if contents.parameters is None:
         notes.append("model.safetensors is missing, so the number of parameters is not known.")
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

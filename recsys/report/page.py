@@ -1,9 +1,12 @@
 """Sections to one HTML file."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from recsys.errors import ConfigError, nearest
 from recsys.report.blocks import Section
 from recsys.report.contents import Contents, read_contents
 from recsys.report.facts import facts_section, funnel_section, split_section, training_section
@@ -39,6 +42,39 @@ def report(run: Path | str, out: Path | str | None = None) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Sections of a report, drawn in a notebook where an object is shown."""
+
+    page: str
+    height: int
+
+    def _repr_html_(self) -> str:
+        # A frame of its own keeps the page's style and the notebook's apart; the sandbox lets nothing run.
+        frame = '<iframe sandbox srcdoc="{}" style="width:100%;height:{}px;border:0"></iframe>'
+        return str(Markup(frame).format(self.page, self.height))
+
+
+def show(run: Path | str, *keys: str, height: int = 640) -> Shown:
+    """Sections of a run's report for a notebook cell.
+
+    Args:
+        run: as in `report`.
+        keys: figures, recall, frequency, length, confusions, training, cleaning, splits, facts; none: all of them.
+        height: of the frame, in pixels.
+
+    Raises:
+        ConfigError: no such section.
+        RunError, InputError: as in `report`.
+    """
+    contents = read_contents(Path(run))
+    found = {part.key: part for part in sections(contents)}
+    for key in keys:
+        if key not in found:
+            raise ConfigError(f"report: no section '{key}'{nearest(key, found)}")
+    return Shown(render(contents.name, [found[key] for key in keys or found], bare=True), height)
+
+
 def sections(contents: Contents) -> list[Section]:
     """Every section of the report, in order."""
     positions = positions_of(contents)
@@ -55,11 +91,11 @@ def sections(contents: Contents) -> list[Section]:
     ]
 
 
-def render(name: str, parts: list[Section]) -> str:
-    """The page of a run called `name`; every text is escaped."""
+def render(name: str, parts: list[Section], bare: bool = False) -> str:
+    """The page of a run called `name`, with or (`bare`) without its head; every text is escaped."""
     loader = PackageLoader("recsys.report", package_path=".")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
-    return environment.get_template("page.html.j2").render(name=name, sections=parts, style=style)
+    return environment.get_template("page.html.j2").render(name=name, sections=parts, style=style, bare=bare)

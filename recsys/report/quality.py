@@ -26,7 +26,7 @@ from recsys.report.blocks import (
     system_style,
 )
 from recsys.report.contents import MODEL, RANK, Contents, Items
-from recsys.report.svg import Bars, bar_chart, legend
+from recsys.report.svg import Bars, bar_chart, legend, short
 
 Interval = tuple[float, float]
 NOT_EVALUATED = "Nothing is measured yet: metrics.json is missing. Run: recsys evaluate --run {}"
@@ -116,7 +116,9 @@ def headline(contents: Contents, positions: Positions | None) -> Section:
         _every_figure(contents.systems(which), caption)
         for which, caption in (("all", "Every figure, all positions"), ("last", "Every figure, last positions"))
     ]
-    protocol = Table("The protocol in full", ["Setting", "Value"], settings(contents.protocol), folded=True)
+    protocol = Table(
+        "The protocol in full", ["Setting", "Value"], settings(contents.protocol), folded=True, style="facts"
+    )
     return Section(
         "figures",
         "Figures",
@@ -237,8 +239,8 @@ def recall_section(contents: Contents, positions: Positions | None) -> Section:
     return Section("recall", "Recall@k beside baselines", figures=figures, tables=[table], notes=[note])
 
 
-def bucket_labels(starts: Sequence[int]) -> list[str]:
-    """Names of the half-open ranges that begin at `starts`.
+def bucket_labels(starts: Sequence[int], brief: bool = False) -> list[str]:
+    """Names of the half-open ranges that begin at `starts`; `brief`: 1k–10k for what is 1,000–9,999.
 
     >>> bucket_labels((1, 2, 10, 1000))
     ['1', '2–9', '10–999', '≥ 1,000']
@@ -246,7 +248,9 @@ def bucket_labels(starts: Sequence[int]) -> list[str]:
     labels = []
     for start, following in zip(starts, [*starts[1:], None], strict=True):
         if following is None:
-            labels.append(f"≥ {count(start)}")
+            labels.append(f"≥ {short(start) if brief else count(start)}")
+        elif brief and start >= 1000:
+            labels.append(f"{short(start)}–{short(following)}")
         else:
             labels.append(count(start) if following == start + 1 else f"{count(start)}–{count(following - 1)}")
     return labels
@@ -302,7 +306,8 @@ def _bucket_section(
         n = len(parts[at].groups)
         cells = [Cell(figure(m), m, between(i)) for m, i in ((e.values[at] or 0.0, e.interval(at)) for e in bars)]
         rows.append([Cell(names[b]), counted(n), shared(n / total), *cells])
-    groups = [(names[b], f"n {count(len(part.groups))}") for b, part in zip(used, parts, strict=True)]
+    brief = bucket_labels(starts, brief=True)
+    groups = [(brief[b], f"n {count(len(part.groups))}") for b, part in zip(used, parts, strict=True)]
     chart = bar_chart(f"{metric_name(_SCORE)} by {axis.lower()}", groups, bars)
     caption = f"{metric_name(_SCORE)} by {axis[0].lower()}{axis[1:]}; n: positions."
     header = [axis, "Positions", "Share", *(b.name for b in bars)]
@@ -316,7 +321,7 @@ def _bucket_section(
 def confusion_counts(table: pl.DataFrame, most: int = _CONFUSIONS) -> pl.DataFrame:
     """The most frequent (target, top1) pairs where the first suggestion is wrong and the truth known.
 
-    Columns: target, top1, count, positions (of that target), listed (of `count`, truth within the first 10).
+    Columns: target, top1, count, listed (of `count`, truth within the first 10), positions (of that target).
     """
     known = table.filter(pl.col(f"{RANK}{MODEL}") > 0)
     totals = known.group_by("target").agg(pl.len().alias("positions"))
@@ -350,6 +355,6 @@ def _confusion_row(row: Mapping[str, int], items: Items, largest: int) -> list[C
         Cell(items.name(row["target"])),
         Cell(items.name(row["top1"])),
         Cell(count(number), number, bar=number / largest),
-        Cell(percent(number / row["positions"]), number / row["positions"], f"of {count(row['positions'])}"),
+        Cell(f"{percent(number / row['positions'])} of {count(row['positions'])}", number / row["positions"]),
         Cell(percent(row["listed"] / number), row["listed"] / number),
     ]

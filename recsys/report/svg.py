@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil, floor, log10
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 46
+LEFT, RIGHT, TOP, BOTTOM = 54, 12, 22, 46
+_FUNNEL_ROW, _FUNNEL_LEFT = 30, 150
 _MOST_POINTS = 300  # of a line; more are averaged in equal runs
 
 
@@ -76,7 +77,7 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str, mark: tuple[floa
         return Markup("")
     xs = [x for each in lines for x, _ in each.points]
     ys = [y for each in lines for _, y in each.points]
-    x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
+    x_ticks, y_ticks = ticks(min(xs), max(xs), about=6), ticks(min(ys), max(ys))
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1e-9)
 
     def at_x(x: float) -> float:
@@ -102,7 +103,7 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str, mark: tuple[floa
     return _svg(title, parts)
 
 
-def bar_chart(title: str, groups: Sequence[tuple[str, str]], bars: Sequence[Bars], x_label: str = "") -> Markup:
+def bar_chart(title: str, groups: Sequence[tuple[str, str]], bars: Sequence[Bars]) -> Markup:
     """Bars side by side in groups, from 0, with whiskers; `groups` are (label, second line)."""
     tops = [v for each in bars for v in each.values if v is not None]
     tops += [high for each in bars for interval in each.intervals if interval for high in interval]
@@ -120,9 +121,40 @@ def bar_chart(title: str, groups: Sequence[tuple[str, str]], bars: Sequence[Bars
             if value is not None:
                 x = centre + (place - len(bars) / 2) * wide
                 parts.append(_bar(x, wide, value, each, at, label, y_ticks))
-    if x_label:
-        parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, x_label))
-    return _svg(title, parts)
+    return _svg(title, parts, HEIGHT - BOTTOM + (34 if any(below for _, below in groups) else 20))
+
+
+def funnel_chart(title: str, stages: Sequence[tuple[str, int, int]]) -> Markup:
+    """One bar a stage, as long as what it let through, with what left at its end; `stages` are (name, in, out)."""
+    largest = max((entered for _, entered, _ in stages), default=0)
+    if not largest:
+        return Markup("")
+    room = WIDTH - _FUNNEL_LEFT - RIGHT
+    parts = []
+    for at, (name, entered, left) in enumerate(stages):
+        y, kept, gone = at * _FUNNEL_ROW + 6, left / largest * room, (entered - left) / largest * room
+        label = f"{left:,}" if left == entered else f"{left:,}  (−{entered - left:,})"
+        x, style = _label_place(kept, gone, room)
+        shape = (
+            '<g><title>{}: {:,} in, {:,} out</title><text class="end" x="{}" y="{}">{}</text>'
+            '<rect class="bar s-model" x="{}" y="{}" width="{:.1f}" height="20"/>'
+            '<rect class="gone" x="{:.1f}" y="{}" width="{:.1f}" height="20"/>'
+            '<text class="{}" x="{:.1f}" y="{}">{}</text></g>'
+        )
+        texts = (name, entered, left, _FUNNEL_LEFT - 8, y + 14, _cut(name), _FUNNEL_LEFT, y, kept)
+        parts.append(Markup(shape).format(*texts, _FUNNEL_LEFT + kept, y, gone, style, x, y + 14, label))
+    return _svg(title, parts, len(stages) * _FUNNEL_ROW + 8)
+
+
+def _label_place(kept: float, gone: float, room: float) -> tuple[float, str]:
+    """x and style of a bar's label: beside the whole bar, else on its dark part, else on its light part."""
+    if kept + gone < 0.65 * room:
+        return _FUNNEL_LEFT + kept + gone + 6, "start"
+    return (_FUNNEL_LEFT + 8, "start inside") if kept > 0.4 * room else (_FUNNEL_LEFT + kept + 6, "start")
+
+
+def _cut(text: str, most: int = 22) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _bar(x: float, wide: float, value: float, bars: Bars, group: int, label: str, y_ticks: list[float]) -> Markup:
@@ -172,7 +204,7 @@ def _mark(x: float, label: str) -> Markup:
     left = x > (LEFT + WIDTH - RIGHT) / 2
     style, shift = ("end", -5) if left else ("start", 5)
     return Markup('<path class="mark" d="M{:.1f} {}V{}"/><text class="{} faint" x="{:.1f}" y="{}">{}</text>').format(
-        x, TOP, HEIGHT - BOTTOM, style, x + shift, TOP + 10, label
+        x, TOP - 12, HEIGHT - BOTTOM, style, x + shift, TOP - 9, label
     )
 
 
@@ -180,6 +212,6 @@ def _text(x: float, y: float, text: str, style: str = "") -> Markup:
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(style, x, y, text)
 
 
-def _svg(title: str, parts: Sequence[Markup]) -> Markup:
-    head = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, escape(title))
+def _svg(title: str, parts: Sequence[Markup], height: int = HEIGHT) -> Markup:
+    head = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, height, title)
     return head + Markup("").join(parts) + Markup("</svg>")

@@ -24,7 +24,7 @@ class Pace:
 
 
 def pace_run(plan: Plan, config: TrainingConfig, validate: bool) -> Pace:
-    """Once an epoch unless the configuration gives steps; the last step always. Saves and evaluations are logged too."""
+    """Once an epoch unless the configuration gives steps; the last step always. Saves and evaluations log too."""
     ends = plan.epoch_ends()
     last = {plan.steps}
     every = config.evaluate_steps
@@ -89,9 +89,7 @@ class Progress(TrainerCallback):
         self.bar: tqdm[Any] | None = None
         self.shown: dict[str, str] = {}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Open the bar at the step that training starts from."""
         if state.is_world_process_zero:
             self.bar = tqdm(

@@ -98,8 +98,8 @@ def _prepare(
         drop_unfinished(run.checkpoints)
         return
     if exists and not overwrite:
-        state = "holds a finished run" if is_finished(run) else "holds an unfinished run; pass --resume to go on with it"
-        raise InputError(f"{run.path}: {state}; choose another --out or pass --overwrite")
+        state = "a finished run" if is_finished(run) else "an unfinished run; pass --resume to go on with it"
+        raise InputError(f"{run.path}: holds {state}; choose another --out or pass --overwrite")
     with atomic_folder(run.path, replace=overwrite) as work:
         fresh = RunDirectory(work)
         fresh.create(config, schema, dataset)

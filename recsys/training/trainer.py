@@ -46,6 +46,11 @@ class SequenceTrainer(Trainer):
         validator: measures the model during training; None without a validation split.
     """
 
+    # Trainer sets these without types.
+    optimizer: Any
+    lr_scheduler: Any
+    control: Any
+
     def __init__(
         self,
         model: Recommender,
@@ -78,7 +83,7 @@ class SequenceTrainer(Trainer):
         return DataLoader(
             self.train_dataset,
             batch_sampler=sampler,  # type: ignore[arg-type]
-            collate_fn=self.collate,
+            collate_fn=self.collate,  # type: ignore[arg-type]
             pin_memory=self.args.device.type == "cuda",
         )
 

@@ -87,7 +87,10 @@ def metrics_of(predictions: pl.DataFrame, samples: int) -> dict:
 
 def history(steps: int, rng: np.random.Generator) -> dict:
     loss = 0.8 + 3.0 * np.exp(-np.arange(1, steps + 1) / (steps / 6)) + rng.normal(0, 0.05, steps)
-    train = [{"step": s + 1, "epoch": (s + 1) / 100, "loss": float(v)} for s, v in enumerate(loss)]
+    train = [
+        {"step": s + 1, "epoch": (s + 1) / 100, "loss": 1.9 * float(v), "item_loss": float(v)}
+        for s, v in enumerate(loss)
+    ]
     validation = []
     for at in range(100, steps + 1, 100):
         score = 0.8 * (1 - np.exp(-at / (steps / 4)))
@@ -112,7 +115,13 @@ def dataset_report() -> dict:
     split = {"by": "user_id", "rule": "every_nth", "every": 5, "seed": 0, "uncovered": {"test": {"count": 7}}}
     sizes = {"train": (72, 200_000, 199_400), "val": (8, 21_000, 21_000), "test": (20, 30_000, 30_000)}
     splits = {
-        name: {"groups": g, "events_in": i, "events_out": o, "sequences": i // 40, "dropped_events": {"min_length": i - o}}
+        name: {
+            "groups": g,
+            "events_in": i,
+            "events_out": o,
+            "sequences": i // 40,
+            "dropped_events": {"min_length": i - o},
+        }
         for name, (g, i, o) in sizes.items()
     }
     return {"splits": splits, "split": split, "warnings": ["column 'cat' has one value in train"]}
@@ -140,7 +149,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         predictions.write_parquet(run / "predictions.parquet")
         write_json(run / "metrics.json", metrics_of(predictions, samples))
         write_json(run / "history.json", history(1_200, rng))
-        write_json(run / "cleaning" / "report.json", {"stages": STAGES})
+        write_json(run / "cleaning" / "report.json", {"stages": STAGES, "result": {"sessions": 3_141}})
         write_json(run / "dataset.json", dataset_report())
         write_json(run / "environment.json", {"python": "3.11.2", "versions": {"torch": "2.13.0"}, "seed": 0})
         save_file({"a": np.zeros((3, 5), np.float32), "b": np.zeros(7, np.float32)}, run / "model.safetensors")

@@ -50,9 +50,7 @@ def sequences(count, rng, longest=30, items=ITEMS):
 def item_table(items=ITEMS):
     ids = range(items + 3)
     classes = [0, 1, 2] + [3 + i % CLASSES for i in range(items)]
-    return pl.DataFrame(
-        {"id": ids, "classification": classes}, schema={"id": pl.Int32, "classification": pl.Int32}
-    )
+    return pl.DataFrame({"id": ids, "classification": classes}, schema={"id": pl.Int32, "classification": pl.Int32})
 
 
 def write_dataset(folder: Path, train=60, val=12, seed=0, items=ITEMS):

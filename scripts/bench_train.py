@@ -1,0 +1,284 @@
+"""Loss positions per CPU second of our training beside the naive way of training the same model.
+
+    python scripts/bench_train.py --json bench_train.json
+
+Naive: windows in random order, every batch padded to the longest window allowed, every stream and the fusion computed
+for every token, logits of the whole ``[B, T, V]`` formed and the loss taken by PyTorch from them. Ours: what
+`recsys.training` runs. Both take the same windows, weights, optimizer and number of sequences a batch, on one thread,
+in turns, and are checked to give the same loss. A position is a label, padding not counted.
+
+Shapes: ML-1M's (6,040 users, 3,416 items, a million events, Zipf; SASRec's sizes: width 64, 2 layers, batch 128) at
+windows of 50 and 200 events, ours with ``model.loss.dtype: bfloat16`` (the product with the item table; all else and
+the naive way in float32); the same at 50 events all in float32; and our preset for command logs
+(configs/visual_studio.yaml) on 440 commands, as it is.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from recsys.build import build_masking, build_model
+from recsys.config import RunConfig, TrainingConfig, load_config
+from recsys.data.batch import Batch
+from recsys.data.collate import Collator
+from recsys.data.dataset import Array, SequenceDataset, Windows
+from recsys.heads import CatalogueHead
+from recsys.losses import CrossEntropy, Focal
+from recsys.nn.fusion import SelfAttentionFusion
+from recsys.recommender import Recommender
+from recsys.runtime import atomic_file, command_line
+from recsys.schema import FIRST_ID, Column, Kind, Schema, Scope, Tag
+from recsys.training.batches import BatchStream
+from recsys.training.optim import build_optimizer
+
+PRESET = Path(__file__).resolve().parent.parent / "configs" / "visual_studio.yaml"
+TURNS = 4
+SASREC = {
+    "inputs": {"embedding_size": 64, "fusion": "sum", "fusion_size": 64, "dropout": 0.0},
+    "backbone": {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "intermediate_size": 64},
+    "auxiliary": [],
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: a name for the figures, data and configuration."""
+
+    name: str
+    data: SequenceDataset
+    items: pl.DataFrame
+    config: RunConfig
+
+
+def generate(lengths: Array, items: int, attributes: Sequence[str], continuous: Sequence[str], seed: int) -> Case:
+    """Sequences of independent Zipf items, with item attributes and real-valued columns drawn at random."""
+    rng = np.random.default_rng(seed)
+    share = 1.0 / np.arange(1, items + 1)
+    total = int(lengths.sum())
+    ids = rng.choice(items, size=total, p=share / share.sum()).astype(np.int32) + FIRST_ID
+    classes = 30
+    schema = Schema(
+        columns=[
+            Column(name="item_id", kind=Kind.CATEGORICAL, tags=[Tag.ITEM_ID], cardinality=items + FIRST_ID),
+            *(
+                Column(name=name, kind=Kind.CATEGORICAL, scope=Scope.ITEM, cardinality=classes + FIRST_ID)
+                for name in attributes
+            ),
+            *(Column(name=name, kind=Kind.CONTINUOUS, dtype="float32") for name in continuous),
+        ]
+    )
+    drawn = {name: rng.integers(FIRST_ID, classes + FIRST_ID, size=items + FIRST_ID) for name in attributes}
+    columns = {"item_id": ids, **{c: rng.standard_normal(total).astype(np.float32) for c in continuous}}
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    keys = [str(row) for row in range(len(lengths))]
+    data = SequenceDataset(schema, offsets, columns, drawn, keys, keys)
+    return Case("", data, pl.DataFrame({"id": range(items + FIRST_ID), **drawn}), RunConfig())
+
+
+def spread_lengths(count: int, mean: float, shortest: int, sigma: float, seed: int) -> Array:
+    """Log-normal sequence lengths (most are short, a few very long) that add up to about ``count * mean``."""
+    drawn = np.random.default_rng(seed).lognormal(0.0, sigma, size=count)
+    return np.maximum(shortest, np.round(drawn * (mean - shortest) / drawn.mean() + shortest)).astype(np.int64)
+
+
+def build_cases(users: int) -> list[Case]:
+    """The comparisons; `users` below ML-1M's 6,040 makes them smaller."""
+    lengths = spread_lengths(users, 166.0, 20, 1.1, seed=0)
+    made = generate(lengths, 3416, [], [], seed=1)
+    cases = []
+    for name, length, dtype in (
+        ("len50", 50, "bfloat16"),
+        ("len200", 200, "bfloat16"),
+        ("len50_float32", 50, "float32"),
+    ):
+        loss = {"name": "cross_entropy", "dtype": dtype}
+        config = RunConfig.model_validate(
+            {"model": {**SASREC, "max_length": length, "loss": loss}, "training": TrainingConfig(batch_size=128)}
+        )
+        cases.append(Case(name, made.data, made.items, config))
+    sessions = spread_lengths(max(50, users // 2), 85.0, 5, 1.35, seed=2)
+    made = generate(sessions, 440, ["classification", "target"], ["timestamp_interval", "merge_count"], seed=3)
+    preset = load_config(PRESET)
+    return [*cases, Case("preset", made.data, made.items, preset)]
+
+
+def naive_loss(model: Recommender, batch: Batch) -> Tensor:
+    """The model's loss, written as a person would write it first. Batch columns ``[B, T]``."""
+    inputs = batch.inputs
+    vectors = model.inputs.dropout(model.inputs.output(naive_fusion(model, inputs)))  # [B * T, H]
+    shape = inputs["item_id"].shape
+    hidden = model.backbone(vectors.view(*shape, -1), batch.lengths)  # [B, T, H]
+    total = hidden.new_zeros(())
+    for name, head in model.heads.items():
+        assert isinstance(head, CatalogueHead)
+        positions, targets = batch.labels(name)
+        wanted = torch.full((shape.numel(),), -100)
+        wanted[positions] = targets - FIRST_ID
+        logits = (head.dropout(hidden) @ head.table(model.inputs.item_table()).T)[..., FIRST_ID:]  # [B, T, V]
+        total = total + model.weights[name] * plain_loss(head.loss_function, logits.flatten(0, 1), wanted)
+    return total
+
+
+def plain_loss(loss: object, logits: Tensor, wanted: Tensor) -> Tensor:
+    """Mean over targets that are not -100. logits ``[M, V]``, wanted ``[M]``."""
+    if isinstance(loss, Focal):
+        nll = functional.cross_entropy(logits, wanted, reduction="none")
+        return ((1.0 - torch.exp(-nll)) ** loss.gamma * nll).sum() / (wanted >= 0).sum()
+    assert isinstance(loss, CrossEntropy)
+    return functional.cross_entropy(logits, wanted, label_smoothing=loss.label_smoothing)
+
+
+def naive_fusion(model: Recommender, inputs: dict[str, Tensor]) -> Tensor:
+    """Fused vectors ``[B * T, D]``, every stream of every token computed."""
+    streams = model.inputs.item_streams(inputs["item_id"].flatten())  # [M, N_i, D]
+    more = model.inputs.event_streams(inputs)
+    streams = streams if more is None else torch.cat((streams, more), dim=1)  # [M, N, D]
+    fusion = model.inputs.fusion
+    if not isinstance(fusion, SelfAttentionFusion):
+        return streams.sum(1) / math.sqrt(streams.shape[1])
+    split = fusion.qkv(streams).unflatten(-1, (3, fusion.num_heads, -1))  # [M, N, 3, h, D/h]
+    query, key, value = split.permute(2, 0, 3, 1, 4)  # each [M, h, N, D/h]
+    attended = functional.scaled_dot_product_attention(query, key, value)
+    attended = fusion.output(attended.transpose(1, 2).flatten(2))  # [M, N, D]
+    weights = (attended @ fusion.query / math.sqrt(attended.shape[-1])).softmax(-1)
+    pooled: Tensor = (weights.unsqueeze(-1) * attended).sum(1)
+    return pooled
+
+
+def pad_to(batch: Batch, length: int) -> Batch:
+    """The batch with its columns padded on the right to `length` events."""
+    rows, width = next(iter(batch.inputs.values())).shape
+    tensors = {f"inputs.{name}": functional.pad(x, (0, length - width)) for name, x in batch.inputs.items()}
+    for head in batch.label_heads():
+        positions, _ = batch.labels(head)
+        tensors[f"labels.{head}.positions"] = positions // width * length + positions % width
+    assert rows == len(batch.lengths)
+    return batch.with_tensors(tensors)
+
+
+class Way:
+    """One way of training: takes batches, steps, and counts labels and CPU seconds."""
+
+    def __init__(self, case: Case, batches: Iterator[Windows], naive: bool) -> None:
+        torch.manual_seed(0)
+        self.length = case.config.model.max_length
+        self.model = build_model(case.config.model, case.data.schema, case.items).train()
+        self.optimizer = build_optimizer(self.model, case.config.training)
+        self.collate = Collator(case.data, list(self.model.heads), build_masking(case.config.model.masking))
+        self.batches = batches
+        self.loss: Callable[[Batch], Tensor] = self._naive if naive else self._ours
+        self.labels = 0
+        self.seconds = 0.0
+
+    def _naive(self, batch: Batch) -> Tensor:
+        return naive_loss(self.model, pad_to(batch, self.length))
+
+    def _ours(self, batch: Batch) -> Tensor:
+        loss: Tensor = self.model(batch).loss
+        return loss
+
+    def step(self) -> None:
+        """Train on the next batch."""
+        batch = self.collate(next(self.batches))
+        self.optimizer.zero_grad()
+        self.loss(batch).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.labels += batch.num_labels(self.model.item)
+
+    def run(self, seconds: float) -> None:
+        """Train for about this many CPU seconds."""
+        begin = time.process_time()
+        while time.process_time() - begin < seconds:
+            self.step()
+        self.seconds += time.process_time() - begin
+
+    @property
+    def rate(self) -> float:
+        """Label positions per CPU second."""
+        return self.labels / self.seconds
+
+
+def naive_batches(case: Case) -> Iterator[Windows]:
+    """The same windows, shuffled, always `batch_size` at a time."""
+    stream = BatchStream(case.data, case.config.model.max_length, case.config.training, seed=0)
+    number = 0
+    while True:
+        pieces = stream.epoch(number)
+        joined = [np.concatenate([getattr(w, field) for w in pieces]) for field in ("row", "start", "stop")]
+        windows = Windows(*joined)
+        order = np.random.default_rng(number).permutation(len(windows))
+        size = case.config.training.batch_size
+        yield from (windows[order[at : at + size]] for at in range(0, len(order), size))
+        number += 1
+
+
+def require_same_loss(ours: Way, naive: Way) -> None:
+    """Both ways must compute the same number from the same weights and batch (dropout off)."""
+    batch = ours.collate(next(ours.batches))
+    ours.model.eval()
+    left = float(ours.loss(batch).detach())
+    right = float(naive_loss(ours.model, pad_to(batch, ours.length)).detach())
+    ours.model.train()
+    lossy = any(getattr(head.loss_function, "dtype", "") == "bfloat16" for head in ours.model.heads.values())
+    if not math.isclose(left, right, rel_tol=1e-2 if lossy else 1e-4):
+        raise AssertionError(f"ours gives {left}, the naive way {right}")
+
+
+def measure(case: Case, seconds: float) -> dict[str, float]:
+    """Positions per CPU second of both ways, and their ratio."""
+    stream = BatchStream(case.data, case.config.model.max_length, case.config.training, seed=0)
+    ours = Way(case, stream.from_batch(0), naive=False)
+    naive = Way(case, naive_batches(case), naive=True)
+    require_same_loss(ours, naive)
+    for way in (ours, naive):  # the first steps allocate
+        way.step()
+        way.labels = 0
+    for _ in range(TURNS):
+        ours.run(seconds / TURNS)
+        naive.run(seconds / TURNS)
+    return {
+        f"positions_per_cpu_second_{case.name}": round(ours.rate),
+        f"naive_positions_per_cpu_second_{case.name}": round(naive.rate),
+        f"speedup_vs_naive_{case.name}": round(ours.rate / naive.rate, 2),
+    }
+
+
+@command_line
+def main(arguments: Sequence[str]) -> None:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(
+        prog="bench_train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=20.0, help="CPU seconds a measurement (default 20)")
+    parser.add_argument("--users", type=int, default=6040, help="sequences of the ML-1M shape (default 6040)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    figures: dict[str, float] = {}
+    print(f"{'case':<14}{'ours':>12}{'naive':>12}{'speed-up':>12}   label positions per CPU second, one thread")
+    for case in build_cases(options.users):
+        found = measure(case, options.seconds)
+        figures |= found
+        ours, naive, ratio = found.values()
+        print(f"{case.name:<14}{ours:>12,.0f}{naive:>12,.0f}{ratio:>11.2f}x", flush=True)
+    if options.json:
+        with atomic_file(options.json) as work:
+            work.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(None))

@@ -1,0 +1,115 @@
+"""Messages and times, each against what a person reads in the row."""
+
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+
+from recsys.cleaning.parser import OUTSIDE, Kind, parse_messages, parse_times
+from recsys.cleaning.profile import TimeFormat, load_profile
+from recsys.errors import InputError
+
+
+def parse(*messages, profile="vectorworks"):
+    return parse_messages(pl.Series("message", messages), load_profile(profile)).to_dicts()
+
+
+@pytest.mark.parametrize(
+    ("message", "item", "kind"),
+    [
+        ("Tool: Wall (-203)", "Tool: Wall (-203)", Kind.STARTER),
+        ("Tool: 'Wall' (-203)", "Tool: Wall (-203)", Kind.STARTER),
+        ("End Event: (MAX-20) 'Drag' (75)", "End Event: Drag (75)", Kind.EVENT),
+        ("(MAX-20) End Event: Drag (75)", "End Event: Drag (75)", Kind.EVENT),
+        ("End Event:  Drag   (75) ", "End Event: Drag (75)", Kind.EVENT),
+        ("Menu: File - Save (12) (3)", "Menu: File - Save (12)", Kind.STARTER),
+        ("Menu: 'File' - 'Save' (12) (3)", "Menu: File - Save (12)", Kind.STARTER),
+        ("Menu: 'File - Save' (12) (3)", "Menu: File - Save (12)", Kind.STARTER),
+        ("Menu: Zoom - Fit (242) (1)", "Menu: Zoom - Fit (242)", Kind.STARTER),  # ids never drop a menu
+        ("Undo Event: 'Drag' (75)", "Undo Event: Drag (75)", Kind.UNDO),
+        ("Redo Event: Drag (75)", "Redo Event: Drag (75)", Kind.REDO),
+        ("Undo and Remove Action: 'Drag' (75)", "Undo and Remove Action: Drag (75)", Kind.REMOVE),
+        ('Tool: Wall, "thick" (v2) (-203)', 'Tool: Wall, "thick" (v2) (-203)', Kind.STARTER),
+        ("Tool: Mur d'escalier 🧱 (7)", "Tool: Mur d'escalier 🧱 (7)", Kind.STARTER),
+        ("Tool: 'Mur d'escalier' (7)", "Tool: Mur d'escalier (7)", Kind.STARTER),
+        ("Tool: two\nlines (7)", "Tool: two\nlines (7)", Kind.STARTER),
+        ("Tool: No Number", "Tool: No Number", Kind.STARTER),
+    ],
+)
+def test_kept_messages(message, item, kind):
+    assert parse(message) == [{"message": message, "item_id": item, "kind": kind, "reason": None}]
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("Event: (MAX-20) 'Drag' (75)", "prefix Event:"),
+        ("DestroyEvent: (MAX-20) Deleting undo event 'Zoom' (242) .", "prefix DestroyEvent:"),
+        ("Event name changed from Zoom to Change View.", "prefix Event name changed from"),
+        ("Menu: 'Undo Drag' (56) (1)", "prefix Menu: Undo"),
+        ("Menu: Redo Drag (57) (1)", "prefix Menu: Redo"),
+        ("End Event: 'Zoom' (242)", "id (242)"),
+        ("Tool: 'Selection Tool' (-240)", "id (-240)"),
+        ("Undo and Remove Action: 'Zoom' (242)", "id (242)"),
+        ("something else", OUTSIDE),
+    ],
+)
+def test_noise(message, reason):
+    assert parse(message)[0]["reason"] == reason
+
+
+def test_similar_numbers_are_not_noise():
+    rows = parse("End Event: A (2421)", "End Event: B (1242)", "End Event: 242 (9)")
+    assert [row["reason"] for row in rows] == [None] * 3
+
+
+def test_plain_grammar_leaves_messages_as_they_are():
+    rows = parse(" Edit.Paste  x", "View.File", "Edit.Undo", "Edit.Copy", profile="visual_studio")
+    assert [row["item_id"] for row in rows] == [" Edit.Paste  x", "View.File", "Edit.Undo", "Edit.Copy"]
+    assert [row["reason"] for row in rows] == [None, "message View.File", None, None]
+    assert [row["kind"] for row in rows][2:] == [Kind.UNDO, Kind.PLAIN]
+
+
+FORMATS = load_profile("vectorworks").times
+
+
+def micro(*args):
+    return int(datetime(*args, tzinfo=UTC).timestamp() * 1_000_000)
+
+
+def test_both_log_formats_of_time_may_be_mixed():
+    values = ["2025-02-05 14:05:59.743954", "02/05/2025 14:05:59 1317.743954 +0100", "2025-02-05 14:05:59"]
+    times, clock = parse_times(pl.Series("ts", values), FORMATS, "log.csv")
+    assert times.to_list() == [
+        micro(2025, 2, 5, 14, 5, 59, 743954),
+        micro(2025, 2, 5, 13, 5, 59),
+        micro(2025, 2, 5, 14, 5, 59),
+    ]
+    assert clock.to_list() == [None, 1_317_743_954, None]
+
+
+def test_zone_of_times_without_one():
+    form = TimeFormat(format="%Y-%m-%d %H:%M", zone="Europe/Berlin", example="2025-07-01 12:00")
+    times, _ = parse_times(pl.Series("ts", ["2025-07-01 12:00", "2025-01-01 12:00"]), [form], "log.csv")
+    assert times.to_list() == [micro(2025, 7, 1, 10), micro(2025, 1, 1, 11)]
+
+
+@pytest.mark.parametrize(("unit", "value"), [("epoch_s", 1_700_000_000.25), ("epoch_ms", 1_700_000_000_250)])
+def test_epoch(unit, value):
+    times, _ = parse_times(pl.Series("ts", [value]), [TimeFormat(format=unit, example="1")], "log")
+    assert times.to_list() == [1_700_000_000_250_000]
+
+
+def test_native_datetimes():
+    times, clock = parse_times(pl.Series("ts", [datetime(2025, 1, 1, 12)]), FORMATS, "log")
+    assert times.to_list() == [micro(2025, 1, 1, 12)]
+    assert clock is None
+
+
+@pytest.mark.parametrize("value", ["yesterday", None, "2025-13-01 00:00:00"])
+def test_an_unparsable_time_names_place_value_and_form(value):
+    with pytest.raises(InputError) as error:
+        parse_times(pl.Series("ts", ["2025-02-05 14:05:59", value]), FORMATS, "log.csv", 10)
+    text = str(error.value)
+    assert "log.csv: row 12:" in text and "'2025-02-05 14:05:59.743954'" in text and "\n" not in text
+    assert (repr(value) if value else "an empty value") in text

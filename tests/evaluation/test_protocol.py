@@ -1,0 +1,39 @@
+"""Hashes that tell data apart, and the groups of the bootstrap."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+
+from recsys.data.dataset import SequenceDataset
+from recsys.evaluation.protocol import dataset_source, events_source, groups
+
+
+def test_hash_changes_with_the_data_alone(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    data = Path(shutil.copytree(folders[0], tmp_path / "copy"))
+    original = dataset_source(folders[0], "test")
+    assert dataset_source(data, "test") == original
+    (file,) = (data / "test").glob("*.parquet")
+    pl.read_parquet(file).head(-1).write_parquet(file)
+    changed = dataset_source(data, "test")
+    assert changed["sha256"]["test"] != original["sha256"]["test"]
+    assert changed["sha256"]["train"] == original["sha256"]["train"]
+    assert "uncovered" not in changed["rule"]
+
+
+def test_hash_of_events_sees_every_column_and_order(dataset: SequenceDataset) -> None:
+    original = events_source(dataset)["sha256"]
+    assert events_source(dataset.select(range(len(dataset))))["sha256"] == original
+    assert events_source(dataset.select(range(len(dataset))[::-1]))["sha256"] != original
+    for name, values in dataset.columns.items():
+        other = values.copy()
+        other[0] += 1
+        assert events_source(replace(dataset, columns={**dataset.columns, name: other}))["sha256"] != original
+
+
+def test_session_stands_in_for_an_unknown_user(dataset: SequenceDataset) -> None:
+    partly = replace(dataset, groups=[None if i == 1 else g for i, g in enumerate(dataset.groups)])
+    found = groups(partly).tolist()
+    assert found[1] == f"session {dataset.keys[1]}"
+    assert found[:1] + found[2:] == dataset.groups[:1] + dataset.groups[2:]

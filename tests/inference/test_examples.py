@@ -1,0 +1,45 @@
+"""Examples show what stands in the data and what the model says, the same ones for the same seed."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from recsys.data.dataset import SequenceDataset
+from recsys.errors import InputError
+from recsys.inference import LoadedRun, examples, recommend
+from tests.tiny_run import make_events
+
+
+def test_examples_are_true_to_data_and_model(run: LoadedRun, dataset: SequenceDataset) -> None:
+    found = examples(run, dataset, n=6, k=4, seed=1)
+    assert len(found) == 6 and len({e.session_id for e in found}) == 6
+    events = make_events()
+    for example in found:
+        session = events.filter(pl.col("session_id") == example.session_id)
+        names = session["item_id"].to_list()
+        assert example.history == names[: example.position][-8:]
+        assert example.truth == names[example.position]
+        table = recommend(run, session.head(example.position), k=4)
+        assert [name for name, _ in example.top] == table["item_id"].to_list()
+        assert [p for _, p in example.top] == pytest.approx(table["probability"].to_list(), abs=1e-6)
+
+
+def test_same_seed_same_examples(folders: tuple[Path, Path], run: LoadedRun, dataset: SequenceDataset) -> None:
+    first, again = examples(run, dataset, seed=3), examples(run, folders[0], seed=3)
+    assert str(first) == str(again)
+    assert str(first) != str(examples(run, dataset, seed=4))
+
+
+def test_examples_show_themselves(run: LoadedRun, dataset: SequenceDataset) -> None:
+    found = examples(run, dataset, n=2, k=3)
+    text, page, frame = str(found), found._repr_html_(), found.frame()
+    for example in found:
+        assert example.truth in text and f"{example.top[0][1]:6.1%}" in text
+        assert example.truth in page
+    assert frame.height == 2 and frame["top"].list.len().to_list() == [3, 3]
+
+
+def test_dataset_without_a_pair_of_events_is_refused(run: LoadedRun, dataset: SequenceDataset) -> None:
+    with pytest.raises(InputError, match="no sequence of at least two events"):
+        examples(run, dataset.select([]))
