@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from recsys.data.dataset import SequenceDataset as SequenceDataset
     from recsys.etl import Workflow as Workflow
     from recsys.etl import preprocess as preprocess
+    from recsys.evaluation import Evaluation as Evaluation
     from recsys.evaluation import evaluate as evaluate
+    from recsys.evaluation import evaluate_events as evaluate_events
+    from recsys.inference import examples as examples
     from recsys.inference import load as load
     from recsys.inference import recommend as recommend
     from recsys.recommender import Recommender as Recommender
-    from recsys.report import report as report
     from recsys.schema import Schema as Schema
     from recsys.training import train as train
 
@@ -40,11 +42,13 @@ _HOME = {
     "SequenceDataset": "recsys.data.dataset",
     "Workflow": "recsys.etl",
     "preprocess": "recsys.etl",
+    "Evaluation": "recsys.evaluation",
     "evaluate": "recsys.evaluation",
+    "evaluate_events": "recsys.evaluation",
+    "examples": "recsys.inference",
     "load": "recsys.inference",
     "recommend": "recsys.inference",
     "Recommender": "recsys.recommender",
-    "report": "recsys.report",
     "Schema": "recsys.schema",
     "train": "recsys.training",
 }

@@ -124,26 +124,35 @@ def _add_evaluate(commands: Commands) -> None:
         _evaluate,
     )
     parser.add_argument("--run", type=Path, required=True, help="run directory")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="sequence dataset; figures go to RUN/metrics.json")
-    source.add_argument("--input", type=Path, help="events of other people (folder or table), all of them scored")
-    parser.add_argument("--split", default="test", choices=["train", "val", "test"], help="of --data")
+    parser.add_argument(
+        "--data", type=Path, help="sequence dataset of the run: its split is scored, its train split fits the baselines"
+    )
+    parser.add_argument(
+        "--input", type=Path, help="score the events of other people (folder, table or raw log) instead"
+    )
+    parser.add_argument("--split", default="test", choices=["train", "val", "test"], help="of --data (default test)")
+    parser.add_argument("--out", type=Path, help="folder for the figures (default RUN; with --input only printed)")
     parser.add_argument("--seen", choices=["keep", "remove"], help="may items of the history be recommended?")
     parser.add_argument("--no-baselines", action="store_true", help="the model's figures only")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from recsys.errors import ConfigError
     from recsys.evaluation import evaluate, evaluate_events
     from recsys.run_directory import RunDirectory
 
+    if options.data is None and options.input is None:
+        raise ConfigError("evaluate: give --data DATASET (the run's test split) or --input EVENTS")
     config = RunDirectory(options.run).load_config().evaluation
     if options.seen:
         config = config.model_copy(update={"seen": options.seen})
-    if options.data:
-        baselines = not options.no_baselines
-        print(evaluate(options.run, options.data, split=options.split, config=config, baselines=baselines))
+    baselines = not options.no_baselines
+    if options.input is None:
+        split, out = options.split, options.out
+        print(evaluate(options.run, options.data, split=split, config=config, baselines=baselines, out=out))
     else:
-        print(evaluate_events(options.run, options.input, config=config))
+        train, out = options.data, options.out
+        print(evaluate_events(options.run, options.input, config=config, baselines=baselines, train=train, out=out))
 
 
 def _add_recommend(commands: Commands) -> None:

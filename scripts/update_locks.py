@@ -51,9 +51,7 @@ def write_lock(path: Path, pins: dict[str, str]) -> None:
 
 def main() -> None:
     """Write every lock file of the project."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     # setup.sh installs the project without build isolation, so the build's own needs are pinned too.
     base = closure(pyproject["project"]["dependencies"] + pyproject["build-system"]["requires"])

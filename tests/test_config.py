@@ -52,9 +52,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_settings_override_the_file(tmp_path):
     path = write(tmp_path, "training: {epochs: 3}\nseed: 1")
-    config = load_config(
-        path, ["training.epochs=5", "model.backbone.hidden_size=64", "profile=visual_studio"]
-    )
+    config = load_config(path, ["training.epochs=5", "model.backbone.hidden_size=64", "profile=visual_studio"])
     assert (config.training.epochs, config.seed) == (5, 1)
     assert config.model.backbone.hidden_size == 64
     assert config.profile == "visual_studio"
@@ -73,9 +71,7 @@ def test_override_leaves_its_argument_alone():
 
 
 def test_what_is_saved_reads_back_equal(tmp_path):
-    config = parse(
-        RunConfig, {"seed": 7, "etl": {"chunk": {"min_items": 5}}, "model": {"tied": True}}, "test"
-    )
+    config = parse(RunConfig, {"seed": 7, "etl": {"chunk": {"min_items": 5}}, "model": {"tied": True}}, "test")
     path = tmp_path / "config.yaml"
     save_config(config, path)
     assert load_config(path) == config

@@ -9,9 +9,7 @@ from recsys.losses import CrossEntropy, MeanSquaredError
 
 def test_scores_leave_reserved_ids_out_and_agree_with_the_loss():
     torch.manual_seed(0)
-    head = CatalogueHead(
-        hidden_size=6, cardinality=9, reserved=3, loss=CrossEntropy(ignore_rows=3), bias=True
-    )
+    head = CatalogueHead(hidden_size=6, cardinality=9, reserved=3, loss=CrossEntropy(ignore_rows=3), bias=True)
     torch.nn.init.normal_(head.bias)
     hidden, targets = torch.randn(5, 6), torch.tensor([3, 8, 4, 4, 7])
     scores = head.scores(hidden)
@@ -24,9 +22,7 @@ def test_scores_leave_reserved_ids_out_and_agree_with_the_loss():
 
 
 def test_a_tied_head_scores_with_the_projected_embedding():
-    head = CatalogueHead(
-        hidden_size=6, cardinality=9, reserved=3, loss=CrossEntropy(ignore_rows=3), tied_size=4
-    )
+    head = CatalogueHead(hidden_size=6, cardinality=9, reserved=3, loss=CrossEntropy(ignore_rows=3), tied_size=4)
     embedding, hidden = torch.randn(9, 4, requires_grad=True), torch.randn(2, 6)
     expected = hidden @ (embedding @ head.tied.weight.T).T
     torch.testing.assert_close(head.scores(hidden, embedding)[:, 3:], expected[:, 3:])

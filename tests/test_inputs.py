@@ -22,9 +22,7 @@ def test_sharing_by_distinct_item_changes_nothing():
     columns = some_inputs()
     shared = inputs(columns)
     items = columns["item_id"].flatten()
-    per_event = inputs.fusion(
-        inputs.item_streams(items), torch.arange(len(items)), inputs.event_streams(columns)
-    )
+    per_event = inputs.fusion(inputs.item_streams(items), torch.arange(len(items)), inputs.event_streams(columns))
     expected = inputs.output(per_event).view(*columns["item_id"].shape, -1)
     torch.testing.assert_close(shared, expected, rtol=1e-4, atol=1e-5)
 
@@ -37,9 +35,7 @@ def test_streams_are_projected_and_normalised_as_documented():
     for n, (name, ids) in enumerate((("item_id", items), ("classification", classes))):
         projection = inputs.projections[name]
         raw = inputs.embeddings[name].weight[ids] @ projection.linear.weight.T + projection.linear.bias
-        normal = (raw - raw.mean(-1, keepdim=True)) / (
-            raw.var(-1, unbiased=False, keepdim=True) + 1e-5
-        ).sqrt()
+        normal = (raw - raw.mean(-1, keepdim=True)) / (raw.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
         expected = normal * projection.norm.weight + projection.norm.bias
         torch.testing.assert_close(streams[:, n], expected, rtol=1e-4, atol=1e-5)
 

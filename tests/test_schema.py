@@ -32,9 +32,7 @@ def test_a_schema_without_an_item_column_says_so():
 
 
 def changed(name: str, **values: object) -> Schema:
-    return Schema(
-        columns=[c.model_copy(update=values) if c.name == name else c for c in make_schema().columns]
-    )
+    return Schema(columns=[c.model_copy(update=values) if c.name == name else c for c in make_schema().columns])
 
 
 @pytest.mark.parametrize(

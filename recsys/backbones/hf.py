@@ -65,7 +65,7 @@ class LlamaBackbone(nn.Module):
                 layer.mlp.register_forward_hook(_DropOutput(residual_dropout))
 
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
-        """vectors ``[B, T, H]``, lengths ``[B]`` to hidden states ``[B, T, H]``; what stands past a length is undefined."""
+        """vectors ``[B, T, H]``, lengths ``[B]`` to hidden states ``[B, T, H]``; past a length they are undefined."""
         hidden: Tensor = self.model(inputs_embeds=vectors).last_hidden_state
         return hidden
 

@@ -53,9 +53,7 @@ class Collator:
             tensors[f"labels.{head}.targets"] = values[keep]
         return Batch(tensors)
 
-    def _labels(
-        self, head: str, columns: dict[str, Array], following: tuple[Array, Array], targets: Tensor
-    ) -> Tensor:
+    def _labels(self, head: str, columns: dict[str, Array], following: tuple[Array, Array], targets: Tensor) -> Tensor:
         if head in self.dataset.item_columns:
             return torch.from_numpy(self.dataset.item_columns[head])[targets]
         return self._tensor(head, columns[head][following])

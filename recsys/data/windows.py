@@ -5,9 +5,7 @@ import numpy as np
 from recsys.data.dataset import Array, SequenceDataset, Windows
 
 
-def training_windows(
-    dataset: SequenceDataset, max_length: int, mode: str, rng: np.random.Generator
-) -> Windows:
+def training_windows(dataset: SequenceDataset, max_length: int, mode: str, rng: np.random.Generator) -> Windows:
     """Windows of one epoch: at most `max_length` events and the one after them, which is label only.
 
     Mode `random` lays windows end to end over each sequence with a random phase, so that in every epoch each event

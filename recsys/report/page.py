@@ -42,12 +42,15 @@ def report(run: Path | str, out: Path | str | None = None) -> Path:
     return path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Shown:
     """Sections of a report, drawn in a notebook where an object is shown."""
 
     page: str
     height: int
+
+    def __repr__(self) -> str:
+        return f"Shown({len(self.page):,} characters of HTML, which a notebook draws)"
 
     def _repr_html_(self) -> str:
         # A frame of its own keeps the page's style and the notebook's apart; the sandbox lets nothing run.

@@ -12,9 +12,7 @@ def make_schema(num_items: int = 12, num_classes: int = 4) -> Schema:
     return Schema(
         columns=[
             Column(name="item_id", kind=Kind.CATEGORICAL, tags=[Tag.ITEM_ID], cardinality=num_items + 3),
-            Column(
-                name="classification", kind=Kind.CATEGORICAL, scope=Scope.ITEM, cardinality=num_classes + 3
-            ),
+            Column(name="classification", kind=Kind.CATEGORICAL, scope=Scope.ITEM, cardinality=num_classes + 3),
             Column(name="cat", kind=Kind.CATEGORICAL, cardinality=5),
             Column(name="timestamp_interval", kind=Kind.CONTINUOUS, dtype="float32"),
             Column(name="merge_count", kind=Kind.CONTINUOUS, dtype="float32"),

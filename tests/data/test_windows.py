@@ -18,11 +18,7 @@ def dataset(lengths: list[int]) -> SequenceDataset:
 
 
 def labels(windows: Windows) -> list[int]:
-    return [
-        event
-        for start, stop in zip(windows.start, windows.stop, strict=True)
-        for event in range(start + 1, stop)
-    ]
+    return [event for start, stop in zip(windows.start, windows.stop, strict=True) for event in range(start + 1, stop)]
 
 
 def every_label(data: SequenceDataset) -> list[int]:
@@ -78,9 +74,7 @@ def test_last_positions_have_one_window_each(lengths, max_length):
     assert (windows.lengths == np.minimum(data.lengths[windows.row], max_length + 1)).all()
 
 
-@given(
-    st.lists(st.integers(2, 30), min_size=1, max_size=60), st.integers(1, 8), st.sampled_from([None, 20, 50])
-)
+@given(st.lists(st.integers(2, 30), min_size=1, max_size=60), st.integers(1, 8), st.sampled_from([None, 20, 50]))
 def test_batches_hold_every_window_once_and_keep_to_their_limits(lengths, batch_size, batch_events):
     windows = training_windows(dataset(lengths), 100, "newest", np.random.default_rng(0))
     batches = epoch_batches(windows, np.random.default_rng(1), batch_size, batch_events)

@@ -49,9 +49,7 @@ def test_gamma_zero_is_cross_entropy():
     focal, plain = Focal(0.0)(hidden, table, targets), CrossEntropy()(hidden, table, targets)
     assert focal.sum.item() == plain.sum.item() == focal.parts["nll"].item()
     inputs = (hidden, table)
-    for a, b in zip(
-        torch.autograd.grad(focal.sum, inputs), torch.autograd.grad(plain.sum, inputs), strict=True
-    ):
+    for a, b in zip(torch.autograd.grad(focal.sum, inputs), torch.autograd.grad(plain.sum, inputs), strict=True):
         assert torch.equal(a, b)
 
 
@@ -90,9 +88,7 @@ def test_bfloat16_is_near():
     targets = torch.randint(0, 40, (300,), generator=g)
     low, high = Focal(dtype="bfloat16")(hidden, table, targets).sum, Focal()(hidden, table, targets).sum
     torch.testing.assert_close(low, high, rtol=5e-3, atol=0.0)
-    for a, b in zip(
-        torch.autograd.grad(low, (hidden, table)), torch.autograd.grad(high, (hidden, table)), strict=True
-    ):
+    for a, b in zip(torch.autograd.grad(low, (hidden, table)), torch.autograd.grad(high, (hidden, table)), strict=True):
         assert (a - b).norm() < 0.02 * b.norm()
 
 
