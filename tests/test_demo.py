@@ -1,7 +1,6 @@
 """`scripts/demo` from end to end, as a person runs it."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,9 +17,7 @@ STAGES = (
 
 def run_demo(*flags: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "scripts.demo", *(str(f) for f in flags)]
-    # As many threads as the machine has, like the person who runs it.
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow

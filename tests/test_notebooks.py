@@ -38,7 +38,7 @@ def test_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(ROOT / "notebooks")}})
     client.execute()
 
-    assert "<td>noise</td>" in outputs_of(notebook, "config =")
+    assert "<td>noise</td>" in outputs_of(notebook, "settings =")
     figures = outputs_of(notebook, "evaluation =")
     assert "Recall@10" in figures
     assert "Markov-2" in figures

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from recsys.cleaning.sessions import HASH, HASHES
 
-ROWS_A_FILE = 1 << 18
-ROWS_A_GROUP = 1 << 18
+ROWS_A_FILE = 1 << 17
+ROWS_A_GROUP = 1 << 17
 FEWEST, MOST = 1 << 8, 1 << 14  # fine buckets
 
 

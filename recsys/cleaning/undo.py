@@ -44,7 +44,7 @@ class UndoStack:
         """Take the next row: its number, its `Kind`, and the name that undo rows share with events."""
         if kind == Kind.EVENT:
             self._done.setdefault(name, []).append((row, self._starter))
-            pass
+            self._starter = None
             self._undone.clear()
         elif kind == Kind.STARTER:
             if self._starters:

@@ -105,6 +105,11 @@ def figure(number: Number) -> str:
     return f"{number:.3f}"
 
 
+def signed(number: Number) -> str:
+    """A difference of scores, three digits, with its sign."""
+    return f"{number:+.3f}".replace("-", "−")
+
+
 def percent(share: float) -> str:
     """A share as a percentage, one digit; a share that is not 0 never looks like 0."""
     return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"

@@ -98,7 +98,7 @@ def funnel_section(contents: Contents) -> Section:
     key, title = "cleaning", "The cleaning funnel"
     stages = (contents.cleaning or {}).get("stages", [])
     if not stages:
-        missing = "This run has no cleaning/report.json: it was trained on events that were not cleaned here."
+        missing = "cleaning/report.json is missing: the events were not cleaned here, or its report was not kept."
         return Section(key, title, missing=missing)
     first, rows, notes = int(stages[0]["rows_in"]), [], []
     for at, stage in enumerate(stages):
@@ -110,7 +110,7 @@ def funnel_section(contents: Contents) -> Section:
         if at and entered != int(stages[at - 1]["rows_out"]):
             gap = int(stages[at - 1]["rows_out"])
             notes.append(f"Stage {stage['stage']} starts with {count(entered)} rows, the one before left {count(gap)}.")
-        why = "; ".join(f"{reason.replace('_', ' ')}: {count(n)}" for reason, n in removed.items() if n)
+        why = "; ".join(f"{count(n)} {reason}" for reason, n in removed.items() if n)
         rows.append(
             [
                 Cell(str(stage["stage"]).replace("_", " ")),
@@ -151,7 +151,7 @@ def split_section(contents: Contents) -> Section:
     rows = []
     for name, values in dataset["splits"].items():
         dropped = {str(r): int(n) for r, n in values.get("dropped_events", {}).items() if n}
-        why = "; ".join(f"{reason.replace('_', ' ')}: {count(n)}" for reason, n in dropped.items())
+        why = "; ".join(f"{count(n)} {reason.replace('_', ' ')}" for reason, n in dropped.items())
         cells = [counted(int(values[n])) if n in values else Cell("–") for n in numbers]
         rows.append([Cell(SPLITS.get(name, name)), *cells, Cell(why or "none")])
     header = ["Split", "Groups", "Events read", "Events kept", "Sequences", "Events that left, and why"]

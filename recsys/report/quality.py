@@ -22,6 +22,7 @@ from recsys.report.blocks import (
     plural,
     settings,
     shared,
+    signed,
     system_name,
     system_style,
 )
@@ -141,10 +142,10 @@ def _card(systems: Mapping[str, Mapping[str, Any]], metric: str, positions: Posi
     best = _best_baseline(systems, metric)
     if best is not None:
         lines.append(f"{system_name(best)}, the best baseline: {figure(systems[best][metric])}")
-        line = f"difference {value - systems[best][metric]:+.3f}"
+        line = f"difference {signed(value - systems[best][metric])}"
         if positions is not None and best in positions.ranks:
             gained = positions.gain(metric, best)[1]
-            line += f" ({gained[0]:+.3f} to {gained[1]:+.3f})" if gained else ""
+            line += f" ({signed(gained[0])} to {signed(gained[1])})" if gained else ""
         lines.append(line)
     return Card(metric_name(metric), value, figure(value), lines)
 
@@ -326,7 +327,7 @@ def confusion_counts(table: pl.DataFrame, most: int = _CONFUSIONS) -> pl.DataFra
     known = table.filter(pl.col(f"{RANK}{MODEL}") > 0)
     totals = known.group_by("target").agg(pl.len().alias("positions"))
     within = (pl.col(f"{RANK}{MODEL}") <= 10).sum().alias("listed")
-    wrong = known.filter(pl.col("target") != pl.col("top1"))
+    wrong = known.filter(pl.col("target") != 3)
     pairs = wrong.group_by("target", "top1").agg(pl.len().alias("count"), within).join(totals, on="target")
     return pairs.sort(["count", "target", "top1"], descending=[True, False, False]).head(most)
 
@@ -343,9 +344,13 @@ def confusion_section(contents: Contents, positions: Positions | None) -> Sectio
         return Section(key, title, lead="The first suggestion is right wherever the truth is known to training.")
     rows = [_confusion_row(row, contents.items, int(pairs["count"].max())) for row in pairs.iter_rows(named=True)]  # type: ignore[arg-type]
     shown = int(pairs["count"].sum())
-    header = ["True command", "First suggestion", "Times", "Of the true command's positions", "Truth in the first 10"]
+    header = ["True command", "First suggestion", "Times", "Of its positions", "Truth in the first 10"]
     caption = f"The most frequent pairs: {count(shown)} of {count(wrong)} wrong first suggestions"
-    lead = f"Over {plural(len(positions.groups), 'position')}; those whose truth is unknown to training are left out."
+    lead = (
+        f"Over {plural(len(positions.groups), 'position')}; those whose truth is unknown to training are left out. "
+        "Of its positions: how often the true command was taken for this other one. Truth in the first 10: it was "
+        "suggested all the same, further down."
+    )
     return Section(key, title, lead=lead, tables=[Table(caption, header, rows)])
 
 

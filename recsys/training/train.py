@@ -1,11 +1,10 @@
 """Sequence dataset and configuration to a finished run directory."""
 
-import importlib
-import importlib.util
 import os
 import random
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,14 @@ from recsys.config import RunConfig, TrainingConfig
 from recsys.data.collate import Collator
 from recsys.data.dataset import SequenceDataset
 from recsys.errors import ConfigError, InputError, RunError
+from recsys.recommender import Recommender
 from recsys.run_directory import RunDirectory
 from recsys.runtime import atomic_file, atomic_folder
 from recsys.schema import Schema
 from recsys.training.batches import BatchStream, plan_run
 from recsys.training.callbacks import EarlyStop, Pacing, Progress, evaluations_since_best, pace_run
 from recsys.training.records import build_history, dataset_fingerprint, describe_environment
+from recsys.training.tracking import trackers, tracking
 from recsys.training.trainer import (
     WEIGHTS,
     SequenceTrainer,
@@ -69,15 +70,13 @@ def train(
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
     leader = int(os.environ.get("RANK", "0")) == 0
+    done = resume and is_finished(run)
+    parts = None if done else load_parts(dataset, config)  # fails, where it does, before anything is written
     if leader:
         _prepare(run, config, schema, dataset, resume, overwrite)
-    if resume and is_finished(run):
-        return run
-    _be_quiet()
-    if config.training.threads is not None:
-        torch.set_num_threads(config.training.threads)
-    trainer = build_trainer(dataset, config, run)
-    _run(trainer, run, config.training)
+    if parts is not None:
+        with tracking(config.training, run, leader):
+            _run(build_trainer(parts, config, run), run, config.training)
     return run
 
 
@@ -130,17 +129,38 @@ def _first_difference(theirs: Any, ours: Any, path: str = "") -> str | None:
     return None if theirs == ours else f"{path} is {theirs!r} there and {ours!r} now"
 
 
-def build_trainer(dataset: Path, config: RunConfig, run: RunDirectory) -> SequenceTrainer:
-    """Data, fresh model and trainer of a run; its folder must exist (all ranks wait for it)."""
-    seed = config.seed % 2**32
+@dataclass(frozen=True)
+class Parts:
+    """What training needs that does not depend on the run directory."""
+
+    data: SequenceDataset
+    validation: SequenceDataset | None
+    model: Recommender
+
+
+def load_parts(dataset: Path, config: RunConfig) -> Parts:
+    """Splits of the dataset and a model with fresh weights, a function of `config.seed`."""
+    _be_quiet()
+    trackers(config.training)
+    _precision(config.training.precision, torch.cuda.is_available())
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    data = SequenceDataset.load(dataset, "train")
+    if not (data.lengths >= 2).any():
+        raise InputError(f"{dataset}: split 'train': no sequence has two events, so there is nothing to predict")
+    torch.manual_seed(_seed_of(config))
+    model = build_model(config.model, data.schema, pl.read_parquet(dataset / "workflow" / "items.parquet"))
+    return Parts(data, _validation_split(dataset), model)
+
+
+def build_trainer(parts: Parts, config: RunConfig, run: RunDirectory) -> SequenceTrainer:
+    """The trainer of a run, whose folder must exist (all ranks wait for it)."""
+    seed = _seed_of(config)
     arguments = _arguments(config.training, run, seed)
     if arguments.world_size > 1:
         torch.distributed.barrier()
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs are used by torchrun, never by DataParallel
-    data = SequenceDataset.load(dataset, "train")
-    validation = _validation_split(dataset)
-    torch.manual_seed(seed)
-    model = build_model(config.model, data.schema, pl.read_parquet(dataset / "workflow" / "items.parquet"))
+    data, validation, model = parts.data, parts.validation, parts.model
     stream = BatchStream(data, config.model.max_length, config.training, seed)
     plan = plan_run(stream, config.training, arguments.world_size)
     arguments.max_steps = plan.steps
@@ -187,8 +207,6 @@ def _run(trainer: SequenceTrainer, run: RunDirectory, config: TrainingConfig) ->
         else:
             with atomic_file(run.weights) as work:
                 shutil.copyfile(run.checkpoints / f"checkpoint-{best}" / WEIGHTS, work)
-    if config.wandb and trainer.args.process_index == 0:
-        importlib.import_module("wandb").finish()  # else the next run of this process would log into this one
     if trainer.args.world_size > 1:
         torch.distributed.barrier()
 
@@ -228,7 +246,7 @@ def _arguments(config: TrainingConfig, run: RunDirectory, seed: int) -> Training
         save_total_limit=2,
         metric_for_best_model=config.best_metric,
         greater_is_better=config.best_metric != "loss",
-        report_to=_trackers(config, run),
+        report_to=trackers(config),
         run_name=run.path.name,
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
@@ -252,19 +270,9 @@ def _precision(asked: str, on_gpu: bool) -> str:
     return asked
 
 
-def _trackers(config: TrainingConfig, run: RunDirectory) -> list[str]:
-    """Trackers switched on; both write below the run directory, wandb offline unless its own settings say otherwise."""
-    wanted = [name for name, on in (("tensorboard", config.tensorboard), ("wandb", config.wandb)) if on]
-    for name in wanted:
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"training.{name}: the package is not installed; pip install {name}")
-    if config.tensorboard:
-        os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "tensorboard")
-    if config.wandb:
-        os.environ.setdefault("WANDB_MODE", "offline")
-        os.environ.setdefault("WANDB_PROJECT", "recsys")
-        os.environ["WANDB_DIR"] = str(run.path)
-    return wanted
+def _seed_of(config: RunConfig) -> int:
+    """The seed in the range that numpy takes."""
+    return config.seed % 2**32
 
 
 def _seed(seed: int) -> None:

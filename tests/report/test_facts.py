@@ -31,7 +31,7 @@ def test_funnel_sums(run: Path) -> None:
     assert table.rows[0][1].value - sum(row[2].value for row in table.rows) == 251_000
     assert section.lead == "1,000,000 rows of raw log became 251,000 events of 3,141 sessions (25.1 %)."
     assert section.notes == []
-    assert table.rows[2][5].text == "prefix: 150,000; view id: 50,000"
+    assert table.rows[2][5].text == "150,000 prefix; 50,000 view_id"
 
 
 def test_funnel_that_does_not_add_up_says_so(run: Path) -> None:

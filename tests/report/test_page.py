@@ -122,7 +122,7 @@ MISSING = {
     "metrics.json": "Nothing is measured yet",
     "predictions.parquet": "predictions.parquet is missing",
     "history.json": "history.json is missing",
-    "cleaning": "no cleaning/report.json",
+    "cleaning": "cleaning/report.json is missing",
     "dataset.json": "sizes of splits are not known",
     "environment.json": "versions are not known",
     "model.safetensors": "number of parameters is not known",

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from recsys.build import build_model
-from recsys.config import save_config
+from recsys.config import RunConfig, save_config
 from recsys.errors import InputError, RunError, TrainingError
 from recsys.schema import Schema
 from recsys.training import train
@@ -227,6 +227,17 @@ def test_no_sequence_of_two_events(tmp_path):
     data = write_dataset(tmp_path / "data", train=0)
     with pytest.raises(InputError, match="no sequence has two events"):
         train(data, tiny_config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_configuration_that_does_not_build_leaves_the_old_run_alone(finished, dataset):
+    before = sorted(finished.path.rglob("*"))
+    for section, key, value in (("model", "auxiliary", [{"column": "clas"}]), ("training", "precision", "float16")):
+        config = tiny_config().model_dump()
+        config[section][key] = value
+        with pytest.raises(ValueError, match=r"did you mean 'classification'|float16 needs a GPU"):
+            train(dataset, RunConfig.model_validate(config), finished.path, overwrite=True)
+    assert sorted(finished.path.rglob("*")) == before
 
 
 def test_a_loss_that_is_not_finite_names_step_and_checkpoint(dataset, tmp_path):

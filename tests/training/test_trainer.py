@@ -13,7 +13,7 @@ from recsys.data.windows import epoch_batches, training_windows
 from recsys.errors import RunError
 from recsys.run_directory import RunDirectory
 from recsys.training.batches import BatchStream
-from recsys.training.train import build_trainer
+from recsys.training.train import build_trainer, load_parts
 from recsys.training.trainer import load_weights, save_weights
 from tests.training.conftest import tiny_config
 
@@ -37,7 +37,7 @@ def without_dropout(**training):
 
 
 def trained(dataset, config, folder, stream=None):
-    trainer = build_trainer(dataset, config, RunDirectory(folder))
+    trainer = build_trainer(load_parts(dataset, config), config, RunDirectory(folder))
     if stream is not None:
         old = trainer.stream
         trainer.stream = stream(old.dataset, old.max_length, old.config, old.seed)
@@ -99,7 +99,8 @@ def test_it_is_the_plain_loop(dataset, tmp_path):
 
 
 def test_exactly_our_batches_reach_the_model(dataset, tmp_path):
-    trainer = build_trainer(dataset, without_dropout(), RunDirectory(tmp_path / "run"))
+    config = without_dropout()
+    trainer = build_trainer(load_parts(dataset, config), config, RunDirectory(tmp_path / "run"))
     seen = [batch.row_id.tolist() for batch in trainer.get_train_dataloader()]
     assert seen == [windows.row.tolist() for windows in trainer.stream.epoch(0)]
     assert all(isinstance(windows, Windows) for windows in trainer.stream.epoch(0))
