@@ -200,12 +200,15 @@ def _add_report(commands: Commands) -> None:
     )
     parser.add_argument("--run", type=Path, required=True, help="run directory, evaluated")
     parser.add_argument("--out", type=Path, help="file to write (default RUN/report.html)")
+    parser.add_argument(
+        "--compare", type=Path, nargs="+", default=[], metavar="RUN", help="runs to set beside it, evaluated alike"
+    )
 
 
 def _report(options: argparse.Namespace) -> None:
     from recsys.report import report
 
-    print(f"report: {report(options.run, options.out)}")
+    print(f"report: {report(options.run, options.out, options.compare)}")
 
 
 if __name__ == "__main__":

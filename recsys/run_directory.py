@@ -9,6 +9,7 @@
     RUN/model.safetensors  weights of the best checkpoint
     RUN/history.json       loss and validation figures over steps
     RUN/metrics.json       figures of `recsys evaluate`
+    RUN/dataset.json       report of the sequence dataset: splits, counts, what was dropped
     RUN/environment.json   versions, command, seed, data hash
     RUN/checkpoints/       private to training: resumed from, never published
 """
@@ -76,6 +77,11 @@ class RunDirectory:
         """Versions, command, seed, data hash."""
         return self.path / "environment.json"
 
+    @property
+    def dataset_report(self) -> Path:
+        """The report of the sequence dataset."""
+        return self.path / "dataset.json"
+
     def create(self, config: RunConfig, schema: Schema, dataset: Path) -> None:
         """Make the folder with everything known before training, copied from the sequence dataset."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -84,6 +90,8 @@ class RunDirectory:
         for name in ("workflow", "cleaning"):
             if (dataset / name).is_dir():
                 shutil.copytree(dataset / name, self.path / name, dirs_exist_ok=True)
+        if (dataset / "report.json").is_file():
+            shutil.copyfile(dataset / "report.json", self.dataset_report)
 
     def load_config(self) -> RunConfig:
         """The configuration the run was trained with."""

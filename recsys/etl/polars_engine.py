@@ -88,6 +88,9 @@ def preprocess(
         job.workflow.save(folder / "workflow")
         if job.events.cleaning is not None:
             shutil.copytree(job.events.cleaning, folder / "cleaning")
+            funnel = job.events.cleaning.parent / "report.json"
+            if funnel.is_file():
+                shutil.copyfile(funnel, folder / "cleaning" / "report.json")
         text = json.dumps(report, indent=2, ensure_ascii=False)
         (folder / "report.json").write_text(text + "\n", encoding="utf-8")
     return Preprocessed(Path(out), job.workflow.schema, report)

@@ -1,5 +1,6 @@
 """Sections to one HTML file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from markupsafe import Markup
 
 from recsys.errors import ConfigError, nearest
 from recsys.report.blocks import Section
+from recsys.report.compare import compare_section
 from recsys.report.contents import Contents, read_contents
 from recsys.report.facts import facts_section, funnel_section, split_section, training_section
 from recsys.report.quality import (
@@ -21,12 +23,13 @@ from recsys.report.quality import (
 from recsys.runtime import atomic_file
 
 
-def report(run: Path | str, out: Path | str | None = None) -> Path:
+def report(run: Path | str, out: Path | str | None = None, compare: Sequence[Path] = ()) -> Path:
     """Write what is known of a run as one HTML file that needs no network and no script.
 
     Args:
         run: a run directory. Only its config.yaml must be there; a section whose file is missing says so.
         out: where to; None: ``RUN/report.html``. Replaced if there.
+        compare: further runs, evaluated on the same positions, to set beside this one.
 
     Returns:
         The path of the file.
@@ -36,7 +39,10 @@ def report(run: Path | str, out: Path | str | None = None) -> Path:
     """
     contents = read_contents(Path(run))
     path = Path(run) / "report.html" if out is None else Path(out)
-    text = render(contents.name, sections(contents))
+    parts = sections(contents)
+    if compare:
+        parts.insert(1, compare_section(contents, compare))
+    text = render(contents.name, parts)
     with atomic_file(path) as work:
         work.write_text(text, encoding="utf-8")
     return path

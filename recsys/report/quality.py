@@ -327,7 +327,7 @@ def confusion_counts(table: pl.DataFrame, most: int = _CONFUSIONS) -> pl.DataFra
     known = table.filter(pl.col(f"{RANK}{MODEL}") > 0)
     totals = known.group_by("target").agg(pl.len().alias("positions"))
     within = (pl.col(f"{RANK}{MODEL}") <= 10).sum().alias("listed")
-    wrong = known.filter(pl.col("target") != 3)
+    wrong = known.filter(pl.col("target") != pl.col("top1"))
     pairs = wrong.group_by("target", "top1").agg(pl.len().alias("count"), within).join(totals, on="target")
     return pairs.sort(["count", "target", "top1"], descending=[True, False, False]).head(most)
 

@@ -230,9 +230,13 @@ def test_no_sequence_of_two_events(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_configuration_that_does_not_build_leaves_the_old_run_alone(finished, dataset):
+def test_a_configuration_that_does_not_build_leaves_the_old_run_alone(finished, dataset, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     before = sorted(finished.path.rglob("*"))
-    for section, key, value in (("model", "auxiliary", [{"column": "clas"}]), ("training", "precision", "float16")):
+    for section, key, value in (
+        ("model", "auxiliary", [{"column": "classificatio"}]),
+        ("training", "precision", "float16"),
+    ):
         config = tiny_config().model_dump()
         config[section][key] = value
         with pytest.raises(ValueError, match=r"did you mean 'classification'|float16 needs a GPU"):
