@@ -67,9 +67,11 @@ class Recommender(nn.Module):
             count = output.count if counts is None else torch.as_tensor(counts[name], device=hidden.device)
             total = total + self.weights[name] * output.sum / count.clamp(min=1)
             sums[name], seen[name] = output.sum.detach(), output.count.detach()
-        if not torch.isfinite(total):
+        if not torch.isfinite(total.detach()):
             rows = batch.row_id.tolist()
-            raise TrainingError(f"loss is {float(total)} on dataset rows {rows[:20]}; lower training.learning_rate")
+            raise TrainingError(
+                f"loss is {float(total.detach())} on dataset rows {rows[:20]}; lower training.learning_rate"
+            )
         return RecommenderOutput(total, sums, seen)
 
     def hidden(self, batch: Batch) -> Tensor:

@@ -154,8 +154,8 @@ def test_every_public_name_is_there() -> None:
         ["trian"],
         ["train", "--data", "d", "--out", "o", "--epochs", "3"],
         ["train", "--data", "d"],
-        ["evaluate", "--run", "r"],
-        ["evaluate", "--run", "r", "--data", "d", "--input", "i"],
+        ["evaluate", "--data", "d"],
+        ["evaluate", "--run", "r", "--data", "d", "--split", "all"],
         ["recommend", "--run", "r", "--input", "i", "--k", "five"],
     ],
     ids=" ".join,
@@ -299,6 +299,10 @@ def test_stream_and_head_that_the_data_do_not_have(work: Path, refused: Check) -
     assert "'clasification' (did you mean 'classification'?)" in refused(
         *common, "model.auxiliary=[{column: clasification}]"
     )
+
+
+def test_evaluate_needs_something_to_score(work: Path, refused: Check) -> None:
+    assert "give --data DATASET (the run's test split) or --input EVENTS" in refused("evaluate", "--run", work / "run")
 
 
 def test_recommend_checks_its_flags_first(work: Path, refused: Check) -> None:

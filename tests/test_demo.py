@@ -4,8 +4,10 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,28 +53,35 @@ def test_quick_demo(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_demo_on_a_log_of_ones_own(tmp_path: Path) -> None:
-    """Visual Studio rows in one gzip file; the stages of an earlier demo in the same folder are replaced."""
-    import polars as pl
-
-    rows = []
-    for user in range(1, 13):
+def test_demo_on_logs_of_ones_own(tmp_path: Path) -> None:
+    """A tar of Visual Studio tables and a list of commands; an earlier demo in the same folder is replaced."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    commands = [f"{'Edit' if n % 2 else 'Build'}.Step{n}" for n in range(7)]
+    for user in range(1, 16):
+        rows = ["developer_id,timestamp,message"]
         for session in range(4):
             for event in range(12):
-                minute, second = divmod(event * 7, 60)
-                time = f"2014-02-{10 + session} 09:{minute:02d}:{second:02d}"
-                rows.append((user, time, f"Edit.Step{(event + user + session) % 7}"))
-    log = tmp_path / "log.csv"
-    pl.DataFrame(rows, schema=["developer_id", "timestamp", "message"], orient="row").write_csv(log)
-    subprocess.run(["gzip", str(log)], check=True)
-    config = tmp_path / "small.yaml"
-    text = (ROOT / "configs" / "visual_studio.yaml").read_text()
-    config.write_text(re.sub(r"epochs: \d+", "epochs: 3", text))
+                time = f"2014-02-{10 + session} 09:{event:02d}:{user:02d}"
+                rows += [f"{user},{time},{commands[(event + user + session) % 7]}"] * (1 + event % 2)
+        (logs / f"user{user}.csv").write_text("\n".join(rows) + "\n")
+    rows = ["message,category", *(f"{name},{name.partition('.')[0].lower()}" for name in commands)]
+    (logs / "MessageList.csv").write_text("\n".join(rows) + "\n")
+    archive = tmp_path / "logs.tar.xz"
+    with tarfile.open(archive, "w:xz") as packed:
+        packed.add(logs, arcname=".")
     out = tmp_path / "out"
     (out / "simulated").mkdir(parents=True)
-    flags = ("--logs", tmp_path / "log.csv.gz", "--profile", "visual_studio", "--config", config, "--out", out)
-    done = run_demo(*flags)
+
+    done = run_demo("--quick", "--logs", archive, "--profile", "visual_studio", "--out", out)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "data_processing.simulate" not in done.stdout
     assert sorted(path.name for path in out.iterdir()) == ["dataset", "events", "reconstructed", "run"]
-    assert "report.html" in done.stdout
+    assert f"Report:  {out / 'run' / 'report.html'}" in done.stdout
+    report = json.loads((out / "events" / "report.json").read_text())
+    assert report["stages"][0]["rows_in"] == 15 * 4 * 18
+    assert report["result"]["events"] == 15 * 4 * 12  # repeats collapsed
+    counts = json.loads((out / "run" / "metrics.json").read_text())["protocol"]["counts"]["test"]
+    assert counts["groups"] == 3  # users 1, 6 and 11 of the numerically sorted ids
+    groups = pl.read_parquet(out / "run" / "predictions.parquet")["group"]
+    assert set(groups) == {"1", "6", "11"}

@@ -18,6 +18,8 @@ import polars as pl
 import pytest
 
 import recsys
+from data_processing import clean
+from recsys.cleaning.profile import RareConfig, load_profile
 from recsys.cli import main as recsys_main
 from recsys.evaluation import evaluate_events
 from scripts import demo
@@ -30,6 +32,7 @@ KS = [1, 3, 5, 10]
 # What makes the commands of README small. The choices of configs/vectorworks.yaml stay.
 SMALLER = {
     "simulate": ["--users", "14", "--sessions", "3", "--events", "25"],
+    "preprocess": ["--set", "etl.newest=20"],  # so that events leave here too
     "train": [
         *("--set", "training.epochs=8", "--set", "training.batch_size=8", "--set", "model.max_length=24"),
         *("--set", "model.inputs.fusion_size=32", "--set", "model.backbone.hidden_size=32"),
@@ -200,6 +203,7 @@ def test_every_raw_row_is_in_a_sequence_or_counted_as_removed(job: Job) -> None:
 
     report = job.json("dataset/report.json")
     assert report["events_in"] == rows
+    assert sum(report["dropped"].values()) > 0
     removed += sum(report["dropped"].values())
     kept = 0
     for split in ("train", "val", "test"):
@@ -284,13 +288,29 @@ def events_of(job: Job, split: str | None = None) -> pl.DataFrame:
     return events.filter(pl.col("user_id").is_in(groups.to_list()))
 
 
-def recommend(job: Job, source: Path, k: int) -> pl.DataFrame:
+def recommend(run_directory: Path, source: Path, k: int) -> pl.DataFrame:
     """What `recsys recommend` writes for `source`."""
-    out = job.out / "lists.parquet"
-    run(recsys_main, ["recommend", "--run", job.out / "run", "--input", source, "--k", k, "--out", out])
+    out = run_directory.parent / "lists.parquet"
+    run(recsys_main, ["recommend", "--run", run_directory, "--input", source, "--k", k, "--out", out])
     lists = pl.read_parquet(out)
     out.unlink()
     return lists
+
+
+def assert_raw_logs_give_what_events_give(run_directory: Path, logs: Path, events: Path) -> None:
+    """The lists of every session that cleaning kept are the same either way; the raw log may hold further ones."""
+    from_logs, from_events = recommend(run_directory, logs, k=3), recommend(run_directory, events, k=3)
+    kept = pl.read_parquet(events / "events" / "part-*.parquet")["session_id"].unique()
+    assert set(from_events["session_id"]) == set(kept)
+    assert set(from_logs["session_id"]) >= set(kept)
+    order = ["session_id", "rank"]
+    common = from_logs.filter(pl.col("session_id").is_in(kept.to_list())).sort(order)
+    from_events = from_events.sort(order)
+    assert common.select(*order, "item_id").equals(from_events.select(*order, "item_id"))
+    for column in ("score", "probability"):
+        assert common[column].to_list() == pytest.approx(from_events[column].to_list(), abs=1e-5)
+    assert from_events.group_by("session_id").len()["len"].unique().to_list() == [3]
+    assert from_events["probability"].is_between(0, 1).all()
 
 
 def test_recommend_lists_are_those_that_evaluation_ranked(job: Job, tmp_path: Path) -> None:
@@ -299,7 +319,7 @@ def test_recommend_lists_are_those_that_evaluation_ranked(job: Job, tmp_path: Pa
     place, size = pl.int_range(pl.len()).over("session_id"), pl.len().over("session_id")
     histories = events.filter(place < size - 1)
     histories.write_parquet(tmp_path / "histories.parquet")
-    lists = recommend(job, tmp_path / "histories.parquet", k=10)
+    lists = recommend(job.out / "run", tmp_path / "histories.parquet", k=10)
 
     items = pl.read_parquet(job.out / "run" / "workflow" / "items.parquet")
     names = dict(items.select("id", "item_id").iter_rows())
@@ -315,18 +335,19 @@ def test_recommend_lists_are_those_that_evaluation_ranked(job: Job, tmp_path: Pa
 
 
 def test_recommend_gives_the_same_from_the_raw_log_as_from_its_events(job: Job) -> None:
-    logs, events = job.out / "simulated" / "logs", job.out / "events"
-    from_logs, from_events = recommend(job, logs, k=3), recommend(job, events, k=3)
-    assert set(from_events["session_id"]) == set(events_of(job)["session_id"])
-    assert set(from_logs["session_id"]) >= set(from_events["session_id"])
-    common = from_logs.join(from_events.select("session_id").unique(), on="session_id", how="semi")
-    order = ["session_id", "rank"]
-    common, from_events = common.sort(order), from_events.sort(order)
-    assert common.select(*order, "item_id").equals(from_events.select(*order, "item_id"))
-    for column in ("score", "probability"):
-        assert common[column].to_list() == pytest.approx(from_events[column].to_list(), abs=1e-5)
-    assert from_events.group_by("session_id").len()["len"].unique().to_list() == [3]
-    assert from_events["probability"].is_between(0, 1).all()
+    assert_raw_logs_give_what_events_give(job.out / "run", job.out / "simulated" / "logs", job.out / "events")
+
+
+def test_commands_dropped_as_rare_are_dropped_from_new_logs_too(job: Job, tmp_path: Path) -> None:
+    profile = load_profile("vectorworks").model_copy(update={"rare": RareConfig(min_count=6, action="drop")})
+    logs = job.out / "simulated" / "logs"
+    settings = ["training.max_steps=1", *SMALLER["train"][5::2]]
+    config = recsys.load_config(ROOT / "configs" / "vectorworks.yaml", settings)
+    events = clean(logs, profile, tmp_path / "events", split=config.split)
+    assert json.loads((events.path / "cleaning" / "rules.json").read_text())["dropped_commands"]
+    dataset = recsys.preprocess(events.path, config, tmp_path / "dataset")
+    trained = recsys.train(dataset.path, config, tmp_path / "run")
+    assert_raw_logs_give_what_events_give(trained.path, logs, events.path)
 
 
 def test_evaluating_the_test_events_again_gives_the_same_figures(job: Job) -> None:
@@ -336,8 +357,15 @@ def test_evaluating_the_test_events_again_gives_the_same_figures(job: Job) -> No
     assert model["recall@10"] == pytest.approx(saved["recall@10"])
     assert model["mrr"] == pytest.approx(saved["mrr"], abs=1e-6)
     # The command does the same with what cleaning wrote.
-    printed = run(recsys_main, ["evaluate", "--run", job.out / "run", "--input", job.out / "events"])
-    assert f"events: {events_of(job).height - events_of(job)['session_id'].n_unique():,} positions" in printed
+    command = ["evaluate", "--run", job.out / "run", "--input", job.out / "events"]
+    positions = f"events: {events_of(job).height - events_of(job)['session_id'].n_unique():,} positions"
+    alone = run(recsys_main, command)
+    assert positions in alone
+    assert "Markov-1" not in alone
+    beside = run(recsys_main, [*command, "--data", job.out / "dataset"])
+    assert positions in beside
+    assert "Markov-1" in beside
+    assert job.json("run/metrics.json")["splits"].keys() == {"test"}
 
 
 def test_recommend_prints_names(job: Job) -> None:

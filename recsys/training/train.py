@@ -14,7 +14,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from recsys.build import build_masking, build_model
+from recsys.build import attach_text, build_masking, build_model
 from recsys.config import RunConfig, TrainingConfig
 from recsys.data.collate import Collator
 from recsys.data.dataset import SequenceDataset
@@ -65,7 +65,7 @@ def train(
         TrainingError: the loss is not finite; names step, rows and the last good checkpoint.
     """
     dataset, out = Path(dataset), Path(out)
-    schema = Schema.load(dataset / "schema.json")
+    schema, _ = attach_text(config.model.inputs, Schema.load(dataset / "schema.json"))
     run = RunDirectory(out)
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
@@ -148,8 +148,9 @@ def load_parts(dataset: Path, config: RunConfig) -> Parts:
     data = SequenceDataset.load(dataset, "train")
     if not (data.lengths >= 2).any():
         raise InputError(f"{dataset}: split 'train': no sequence has two events, so there is nothing to predict")
+    schema, vectors = attach_text(config.model.inputs, data.schema)
     torch.manual_seed(_seed_of(config))
-    model = build_model(config.model, data.schema, pl.read_parquet(dataset / "workflow" / "items.parquet"))
+    model = build_model(config.model, schema, pl.read_parquet(dataset / "workflow" / "items.parquet"), vectors)
     return Parts(data, _validation_split(dataset), model)
 
 

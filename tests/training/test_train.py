@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -60,6 +61,17 @@ def test_the_run_directory_holds_what_a_run_saves(finished, dataset):
         "schema.json",
         "workflow",
     ]
+
+
+def test_a_text_table_trains_as_a_frozen_stream(dataset, tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(23, 6)).astype(np.float32)
+    vectors[:3] = 0
+    np.save(tmp_path / "text.npy", vectors)
+    config = tiny_config(max_steps=3)
+    config.model.inputs.text_table = str(tmp_path / "text.npy")
+    run = train(dataset, config, tmp_path / "run")
+    assert run.load_schema()["text"].dimension == 6
+    assert (load_file(run.weights)["inputs.pretrained.table"].numpy() == vectors).all()
 
 
 def test_nothing_pickled_but_what_resuming_reads(finished):
