@@ -1,6 +1,7 @@
 """The `recsys` command. Heavy imports wait until a command runs, so that ``--help`` answers at once."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ Handler = Callable[[argparse.Namespace], None]
 @command_line
 def main(arguments: Sequence[str]) -> None:
     """Run one command; errors are one line and exit status 2 (see `recsys.runtime.command_line`)."""
+    # Threads that spin while they wait halve the speed on a machine that has other work; torch reads this on import.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = build_parser()
     options = parser.parse_args(arguments)
     handler: Handler = options.handler

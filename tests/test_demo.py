@@ -10,6 +10,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from scripts import demo
+
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = (
     *("data_processing.simulate", "data_processing.reconstruct", "data_processing.filter"),
@@ -85,3 +87,42 @@ def test_demo_on_logs_of_ones_own(tmp_path: Path) -> None:
     assert counts["groups"] == 3  # users 1, 6 and 11 of the numerically sorted ids
     groups = pl.read_parquet(out / "run" / "predictions.parquet")["group"]
     assert set(groups) == {"1", "6", "11"}
+
+
+def test_demo_help() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.demo", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for flag in ("--logs", "--profile", "--out", "--quick"):
+        assert flag in done.stdout
+    assert "bash scripts/demo.sh --logs" in done.stdout
+
+
+def test_demo_refuses_a_folder_that_holds_anything_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("seed: 1\n")
+    (tmp_path / "thesis.txt").write_text("all of it")
+    assert demo.main(["--quick", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --out {tmp_path}: holds 'thesis.txt'")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "thesis.txt"]
+    assert (tmp_path / "run" / "config.yaml").exists()
+    assert demo.main(["--quick", "--out", str(tmp_path / "thesis.txt")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--logs", "gone.tar.xz"], "--logs gone.tar.xz: no such file or folder"),
+        (["--profile", "visual_stdio"], "profiles: vectorworks, visual_studio"),
+        (["--config", "gone.yaml"], "gone.yaml: no such file"),
+    ],
+)
+def test_demo_keeps_an_earlier_demo_where_its_flags_are_wrong(
+    flags: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    assert demo.main([*flags, "--out", str(tmp_path)]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and line.count("\n") == 1
+    assert expected in line
+    assert (tmp_path / "run").is_dir()

@@ -1,14 +1,12 @@
 """The main job as README shows it, at a small size: every stage by its own command, then the same in Python."""
 
-import argparse
 import csv
-import importlib
+import gzip
 import json
+import lzma
 import math
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +20,8 @@ from data_processing import clean
 from recsys.cleaning.profile import RareConfig, load_profile
 from recsys.cli import main as recsys_main
 from recsys.evaluation import evaluate_events
-from scripts import demo
+from tests.readme import README, ROOT, STEPS, blocks, entry_of
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 RANKERS = ["model", "popularity", "markov1", "markov2", "last_item"]
 KS = [1, 3, 5, 10]
 
@@ -39,69 +35,6 @@ SMALLER = {
         *("--set", "model.backbone.intermediate_size=64"),
     ],
 }
-
-
-# README's commands.
-
-
-def blocks(text: str, language: str) -> list[str]:
-    """Fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-
-
-def command_lines(text: str) -> list[list[str]]:
-    """The commands of all bash blocks, in order."""
-    lines = [line for block in blocks(text, "bash") for line in block.replace("\\\n", " ").splitlines()]
-    split = [shlex.split(line, comments=True) for line in lines]
-    return [words for words in split if words]
-
-
-def entry_of(words: list[str]) -> tuple[str, Callable[[list[str]], int], list[str]]:
-    """Name, entry point and arguments of a command line."""
-    match words:
-        case ["recsys", command, *_]:
-            return command, recsys_main, words[1:]
-        case ["python", "-m", module, *arguments]:
-            return module.rpartition(".")[2], importlib.import_module(module).main, arguments
-        case ["bash", "scripts/demo.sh", *arguments]:
-            return "demo", demo.main, arguments
-    raise AssertionError(f"README shows a command that no test knows: {shlex.join(words)}")
-
-
-SHOWN = [words for words in command_lines(README) if words != ["bash", "scripts/test.sh"]]
-STEPS = [words for words in SHOWN if words[0] != "bash"]
-
-
-class Parsed(Exception):
-    """A parser accepted its arguments."""
-
-
-@pytest.mark.parametrize("words", SHOWN, ids=" ".join)
-def test_command_of_readme_parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    parse = argparse.ArgumentParser.parse_args
-
-    def parse_and_stop(self: argparse.ArgumentParser, *given: Any, **named: Any) -> None:
-        parse(self, *given, **named)
-        raise Parsed
-
-    _, entry, arguments = entry_of(words)
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-    with pytest.raises(Parsed):
-        entry(arguments)
-
-
-def test_readme_shows_the_whole_job_in_order() -> None:
-    assert [entry_of(words)[0] for words in STEPS] == [
-        *("simulate", "reconstruct", "filter", "preprocess", "train", "evaluate", "recommend", "report")
-    ]
-    first, second = command_lines(README)[:2]
-    assert (first, second) == (["bash", "scripts/demo.sh"], ["bash", "scripts/test.sh"])
-
-
-def test_files_and_folders_that_readme_names_are_there() -> None:
-    named = re.findall(r"(?<![\w/])((?:scripts|configs|notebooks)/[\w./]+\w)", README)
-    assert {"scripts/demo.sh", "scripts/test.sh", "configs/vectorworks.yaml"} <= set(named)
-    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 # One small run, made by those commands.
@@ -350,6 +283,33 @@ def test_commands_dropped_as_rare_are_dropped_from_new_logs_too(job: Job, tmp_pa
     assert_raw_logs_give_what_events_give(trained.path, logs, events.path)
 
 
+def test_recommend_refuses_raw_logs_that_cannot_be_read(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (job.out / "simulated" / "logs" / "part-00000.csv").read_bytes()
+    header, first, *_ = whole.splitlines(keepends=True)
+    moment = re.search(rb"2025-[^,]*", first)
+    assert moment is not None
+    bad = {
+        "empty.csv": (b"", "empty"),
+        "header.csv": (header, "no rows"),
+        "column.csv": (header.replace(b"message", b"text") + first, "column 'message' is missing"),
+        "time.csv": (header + first + first.replace(moment[0], b"soon"), "row 2: time 'soon' in column 'ts'; expected"),
+        "cut.csv.gz": (gzip.compress(whole)[:-500], "cut off"),
+        "cut.csv.xz": (lzma.compress(whole)[:-500], "cut off"),
+        "latin.csv": (header + first.replace(b"\n", b"\xfc\n"), "not UTF-8"),
+    }
+    out = tmp_path / "lists.csv"
+    for name, (content, expected) in bad.items():
+        log = tmp_path / name
+        log.write_bytes(content)
+        assert recsys_main(["recommend", "--run", f"{job.out}/run", "--input", str(log), "--out", str(out)]) == 2
+        line = capsys.readouterr().err
+        assert line.startswith(f"error: {log}: ") and line.count("\n") == 1, line
+        assert expected in line
+        assert {path.name for path in tmp_path.iterdir()} <= bad.keys()
+
+
 def test_evaluating_the_test_events_again_gives_the_same_figures(job: Job) -> None:
     again = evaluate_events(job.out / "run", events_of(job, "test"))
     model = again.figures["all"]["model"]
@@ -415,45 +375,3 @@ def test_python_example_runs(place: str, job: Job, tmp_path: Path, monkeypatch: 
     if place == "README":
         assert names["lists"].columns == ["session_id", "rank", "item_id", "score", "probability"]
         assert "<table" in names["evaluation"]._repr_html_()
-
-
-# The demo's flags; tests/test_demo.py runs it.
-
-
-def test_demo_help() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.demo", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for flag in ("--logs", "--profile", "--out", "--quick"):
-        assert flag in done.stdout
-    assert "bash scripts/demo.sh --logs" in done.stdout
-
-
-def test_demo_refuses_a_folder_that_holds_anything_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text("seed: 1\n")
-    (tmp_path / "thesis.txt").write_text("all of it")
-    assert demo.main(["--quick", "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith(f"error: --out {tmp_path}: holds 'thesis.txt'")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "thesis.txt"]
-    assert (tmp_path / "run" / "config.yaml").exists()
-    assert demo.main(["--quick", "--out", str(tmp_path / "thesis.txt")]) == 2
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        (["--logs", "gone.tar.xz"], "--logs gone.tar.xz: no such file or folder"),
-        (["--profile", "visual_stdio"], "profiles: vectorworks, visual_studio"),
-        (["--config", "gone.yaml"], "gone.yaml: no such file"),
-    ],
-)
-def test_demo_keeps_an_earlier_demo_where_its_flags_are_wrong(
-    flags: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "run").mkdir()
-    assert demo.main([*flags, "--out", str(tmp_path)]) == 2
-    line = capsys.readouterr().err
-    assert line.startswith("error: ") and line.count("\n") == 1
-    assert expected in line
-    assert (tmp_path / "run").is_dir()
