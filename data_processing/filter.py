@@ -42,7 +42,7 @@ def filter_events(
     if not (events / "events").is_dir() or not (events / "cleaning" / "profile.yaml").is_file():
         raise InputError(f"{events}: not a folder of data_processing.reconstruct (events/ or cleaning/ is missing)")
     profile = load_profile(events / "cleaning" / "profile.yaml")
-    with atomic_folder(out, replace=overwrite) as work:
+    with atomic_folder(out, replace=overwrite, markers=(REPORT_FILE,)) as work:
         run = _Filter(events, profile, split or SplitConfig())
         splits = run.assign()
         run.count_commands(splits)

@@ -48,7 +48,7 @@ def reconstruct(
     Raises:
         InputError: unreadable input, or no event is left.
     """
-    with atomic_folder(out, replace=overwrite) as work:
+    with atomic_folder(out, replace=overwrite, markers=(REPORT_FILE,)) as work:
         reader = LogReader(logs, profile, max_bytes, metadata)
         funnel, users = Funnel(), _Users()
         with tempfile.TemporaryDirectory(dir=work) as scratch:

@@ -102,6 +102,10 @@ def _auxiliary(config: ModelConfig, schema: Schema) -> list[AuxiliaryConfig]:
     if config.auxiliary is None:
         return [AuxiliaryConfig(column=name, loss=config.loss) for name in (CLASSIFICATION, TARGET) if name in schema]
     for head in config.auxiliary:
+        if head.column not in schema:
+            found = f"'{head.column}'{nearest(head.column, schema.names())}"
+            fix = "take it out, or give the commands' attributes to data_processing.reconstruct --metadata"
+            raise ConfigError(f"model.auxiliary: the data have no column {found}; {fix}")
         column = schema[head.column]
         if column.kind not in (Kind.CATEGORICAL, Kind.CONTINUOUS):
             raise ConfigError(f"model.auxiliary: column '{head.column}' is {column.kind.value}; it cannot be predicted")

@@ -133,7 +133,7 @@ def _add_evaluate(commands: Commands) -> None:
     parser.add_argument(
         "--input", type=Path, help="score the events of other people (folder, table or raw log) instead"
     )
-    parser.add_argument("--split", default="test", choices=["train", "val", "test"], help="of --data (default test)")
+    parser.add_argument("--split", choices=["train", "val", "test"], help="of --data (default test)")
     parser.add_argument("--out", type=Path, help="folder for the figures (default RUN; with --input only printed)")
     parser.add_argument("--seen", choices=["keep", "remove"], help="may items of the history be recommended?")
     parser.add_argument("--no-baselines", action="store_true", help="the model's figures only")
@@ -146,12 +146,14 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     if options.data is None and options.input is None:
         raise ConfigError("evaluate: give --data DATASET (the run's test split) or --input EVENTS")
+    if options.split and options.input:
+        raise ConfigError("evaluate: --split names a part of --data; all of --input is scored")
     config = RunDirectory(options.run).load_config().evaluation
     if options.seen:
         config = config.model_copy(update={"seen": options.seen})
     baselines = not options.no_baselines
     if options.input is None:
-        split, out = options.split, options.out
+        split, out = options.split or "test", options.out
         print(evaluate(options.run, options.data, split=split, config=config, baselines=baselines, out=out))
     else:
         train, out = options.data, options.out

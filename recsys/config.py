@@ -285,9 +285,9 @@ def override(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     return result
 
 
-def load_config(path: Path | None, settings: Sequence[str] = ()) -> RunConfig:
+def load_config(path: Path | str | None, settings: Sequence[str] = ()) -> RunConfig:
     """Read a run's configuration from YAML (all defaults without `path`) and apply ``key=value`` settings."""
-    values = read_yaml(path) if path else {}
+    values = read_yaml(Path(path)) if path else {}
     return parse(RunConfig, override(values, settings), path or "--set")
 
 

@@ -43,4 +43,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def missing_column(source: object, column: str, present: Iterable[str]) -> InputError:
     """The error for a column that `source` lacks; lists the columns that are there."""
     names = list(present)
-    return InputError(f"{source}: column '{column}' is missing{nearest(column, names)}; columns: {', '.join(names)}")
+    hint = nearest(column, names) if difflib.get_close_matches(column, names, n=1, cutoff=0.6) else ""
+    return InputError(f"{source}: column '{column}' is missing{hint}; columns: {', '.join(names)}")

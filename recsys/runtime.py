@@ -22,14 +22,19 @@ T = TypeVar("T")
 
 
 @contextmanager
-def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path, *, replace: bool = False, markers: Sequence[str] = ()) -> Iterator[Path]:
     """Yield an empty folder beside `path` that becomes `path` by rename when the block ends well.
 
-    On an error nothing is left. An existing non-empty `path` is refused unless `replace`.
+    On an error nothing is left. An existing non-empty `path` is refused unless `replace`, and even then unless it holds
+    all `markers`, the files by which the caller knows what it wrote itself.
     """
     path = path.absolute()
-    if path.exists() and not replace and (path.is_file() or any(path.iterdir())):
-        raise InputError(f"{path}: exists already; choose another --out or pass --overwrite")
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        if not replace:
+            raise InputError(f"{path}: exists already; choose another --out or pass --overwrite")
+        strange = [name for name in markers if not (path / name).is_file()]
+        if strange:
+            raise InputError(f"{path}: has no {strange[0]}, so this command did not write it; choose another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     work.chmod(0o755)
@@ -72,7 +77,8 @@ class EntryPoint(Protocol):
 
 
 def command_line(main: Callable[[Sequence[str]], None]) -> EntryPoint:
-    """Turn `main(arguments)` into an entry point: a `RecsysError` becomes one line and exit status 2.
+    """Turn `main(arguments)` into an entry point: a `RecsysError`, or what the system says of a file
+    (no space left, permission denied), becomes one line and exit status 2.
 
     ``--debug`` anywhere among the arguments shows the traceback instead. Ctrl-C leaves with 130.
     """
@@ -83,7 +89,7 @@ def command_line(main: Callable[[Sequence[str]], None]) -> EntryPoint:
         debug = "--debug" in given
         try:
             main([a for a in given if a != "--debug"])
-        except RecsysError as error:
+        except (RecsysError, OSError) as error:
             if debug:
                 raise
             print(f"error: {error}", file=sys.stderr)

@@ -5,7 +5,7 @@ import pytest
 
 from recsys.build import attach_text, build_catalogue_loss, build_masking, build_model
 from recsys.config import LossConfig, ModelConfig, parse
-from recsys.errors import ConfigError, SchemaError
+from recsys.errors import ConfigError
 from recsys.losses import CrossEntropy, Focal
 from recsys.nn.fusion import SelfAttentionFusion, SumFusion
 from tests.data.models import make_model
@@ -64,7 +64,7 @@ def test_what_cannot_be_built_is_refused(changes, message):
 
 
 def test_an_auxiliary_column_that_is_not_there_is_named_with_the_nearest():
-    with pytest.raises(SchemaError, match="no column 'classificaton' .did you mean 'classification'"):
+    with pytest.raises(ConfigError, match="no column 'classificaton' .did you mean 'classification'"):
         build(auxiliary=[{"column": "classificaton"}])
 
 

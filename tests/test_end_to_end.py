@@ -367,11 +367,12 @@ def test_python_example_runs(place: str, job: Job, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(ROOT)
     names: dict[str, Any] = {}
     exec(compile(in_a_folder(code, tmp_path), place, "exec"), names)
-    assert {path.name for path in tmp_path.iterdir()} == {"simulated", "events", "dataset", "run"}
-    assert names["run"].path == tmp_path / "run"
+    written = tmp_path / "python" if place == "README" else tmp_path
+    assert {path.name for path in written.iterdir()} - {"simulated"} == {"events", "dataset", "run"}
+    assert names["run"].path == written / "run"
     # Cleaning in one call gives what the two commands gave.
     for file in ("commands.parquet", "splits.parquet"):
-        assert pl.read_parquet(tmp_path / "events" / file).equals(pl.read_parquet(job.out / "events" / file))
+        assert pl.read_parquet(written / "events" / file).equals(pl.read_parquet(job.out / "events" / file))
     if place == "README":
         assert names["lists"].columns == ["session_id", "rank", "item_id", "score", "probability"]
         assert "<table" in names["evaluation"]._repr_html_()

@@ -80,7 +80,7 @@ def preprocess(
     config = config or RunConfig()
     source = events if isinstance(events, pl.DataFrame) else Path(events)
     fitted = Workflow.load(Path(workflow)) if isinstance(workflow, str | Path) else workflow
-    with atomic_folder(Path(out), replace=overwrite) as folder:
+    with atomic_folder(Path(out), replace=overwrite, markers=("schema.json", "report.json")) as folder:
         with tempfile.TemporaryDirectory(prefix=".buckets.", dir=folder) as work:
             job = _Job.open(source, config, fitted, commands, Path(work))
             report = job.run(folder)
@@ -133,6 +133,9 @@ class _Job:
         workflow = fitted or Workflow(config)
         numbers = list(workflow.config.continuous)
         events = open_events(source, work, numbers)
+        if events.cleaning is not None and events.splits is None:
+            fix = f"python -m data_processing.filter --events {events.name} --out DIR"
+            raise InputError(f"{events.name}: reconstructed but not filtered yet; run {fix}")
         commands = events.commands if commands is None else commands
         if fitted is None:
             workflow.begin(events.columns, commands, events.name)

@@ -32,6 +32,8 @@ def read_sequences(run: LoadedRun, events: Path | str | pl.DataFrame) -> Sequenc
     given = events if isinstance(events, pl.DataFrame) else Path(events)
     if isinstance(given, Path) and not given.exists():
         raise InputError(f"{given}: no such file or folder")
+    if isinstance(given, Path) and (given / "schema.json").is_file():
+        raise InputError(f"{given}: is a sequence dataset; give the events or logs that it was made of")
     name = "events" if isinstance(given, pl.DataFrame) else str(given)
     found = given.columns if isinstance(given, pl.DataFrame) else _table_columns(given)
     if found is None or not set(REQUIRED) <= set(found):

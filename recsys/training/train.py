@@ -38,6 +38,9 @@ from recsys.training.trainer import (
 )
 from recsys.training.validation import Validator
 
+MARKERS = ("config.yaml", "schema.json", "environment.json")
+"""Files of a run directory, without which a folder is never overwritten."""
+
 NEVER = 2**31 - 1
 """Trainer's own intervals, which `Pacing` replaces."""
 
@@ -99,7 +102,7 @@ def _prepare(
     if exists and not overwrite:
         state = "a finished run" if is_finished(run) else "an unfinished run; pass --resume to go on with it"
         raise InputError(f"{run.path}: holds {state}; choose another --out or pass --overwrite")
-    with atomic_folder(run.path, replace=overwrite) as work:
+    with atomic_folder(run.path, replace=overwrite, markers=MARKERS) as work:
         fresh = RunDirectory(work)
         fresh.create(config, schema, dataset)
         fresh.write_json(fresh.environment_file, describe_environment(config, dataset))
