@@ -31,7 +31,7 @@ def failure(tmp_path, data, name="a.csv"):
         (b"\n\n", "column 'ts' is missing"),
         (HEADER, ": no rows below the header"),
         (HEADER.rstrip(), ": no rows below the header"),
-        (b"ts,session_anonymized,cat\n" + ROW, "column 'message' is missing (known: ts, session_anonymized, cat)"),
+        (b"ts,session_anonymized,cat\n" + ROW, "column 'message' is missing; columns: ts, session_anonymized, cat"),
         (b"time,ts,ts\n1,2,3\n", "names 'ts' twice"),
         (HEADER + ROW * 3 + b"2025-01-01 10:00:00.5,s1,Tool,\xe4 (1)\n", ": row 4: not UTF-8"),
         ((HEADER + ROW).decode().encode("utf-16"), "UTF-16"),
