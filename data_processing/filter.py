@@ -20,7 +20,7 @@ from recsys.cleaning.pipeline import Rules, drop_commands
 from recsys.cleaning.profile import Profile, load_profile
 from recsys.cleaning.sources import attributes
 from recsys.config import SplitConfig, load_config, save_config
-from recsys.errors import InputError
+from recsys.errors import ConfigError, InputError
 from recsys.etl.split import GROUP, SPLIT, Occurrences, SplitResult, assign_splits, group_column, group_expression
 from recsys.runtime import atomic_folder, command_line, progress
 from recsys.schema import ITEM_ID, SESSION_ID, USER_ID
@@ -41,6 +41,11 @@ def filter_events(
     """
     if not (events / "events").is_dir() or not (events / "cleaning" / "profile.yaml").is_file():
         raise InputError(f"{events}: not a folder of data_processing.reconstruct (events/ or cleaning/ is missing)")
+    if split is not None and split.rule == "document":
+        raise ConfigError(
+            "split.rule: 'document' splits pieces of sessions, which `recsys preprocess` does: give it the plain table "
+            f"{events / 'events'}, with etl.chunk set"
+        )
     profile = load_profile(events / "cleaning" / "profile.yaml")
     with atomic_folder(out, replace=overwrite, markers=(REPORT_FILE,)) as work:
         run = _Filter(events, profile, split or SplitConfig())

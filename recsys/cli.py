@@ -186,7 +186,9 @@ def _recommend(options: argparse.Namespace) -> None:
         raise ConfigError(f"--out {options.out}: expected a name that ends in .parquet or .csv")
     lists = recommend(options.run, options.input, k=options.k, seen=options.seen)
     if options.out is None:
-        with pl.Config(tbl_rows=50, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, fmt_str_lengths=60):
+        with pl.Config(
+            tbl_rows=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, fmt_str_lengths=10_000
+        ):
             print(lists)
         return
     with atomic_file(options.out) as work:

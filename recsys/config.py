@@ -293,4 +293,6 @@ def load_config(path: Path | str | None, settings: Sequence[str] = ()) -> RunCon
 
 def save_config(config: BaseModel, path: Path) -> None:
     """Write every value, defaults included, so that the file alone repeats the run."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    path.write_text(
+        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )

@@ -14,6 +14,7 @@
     RUN/checkpoints/       private to training: resumed from, never published
 """
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -22,8 +23,16 @@ from typing import Any
 
 from recsys.config import RunConfig, parse, read_yaml, save_config
 from recsys.errors import RunError
-from recsys.runtime import atomic_file
+from recsys.runtime import atomic_file, sha256_file
 from recsys.schema import Schema
+
+
+def dataset_fingerprint(dataset: Path) -> str:
+    """SHA-256 over the names and SHA-256 of ``schema.json`` and every Parquet file of a sequence dataset."""
+    digest = hashlib.sha256()
+    for file in [dataset / "schema.json", *sorted(dataset.rglob("*.parquet"))]:
+        digest.update(f"{file.relative_to(dataset).as_posix()} {sha256_file(file)}\n".encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -110,11 +119,24 @@ class RunDirectory:
             raise RunError(f"{self.path}: {file.name} is missing, so this is no finished run; train it again")
         return file
 
+    def require_own_data(self, dataset: Path) -> None:
+        """Raise unless `dataset` is what the run was trained on: another one's test split may hold training users."""
+        if not self.environment_file.is_file():
+            return
+        if self.read_json(self.environment_file)["dataset"]["sha256"] != dataset_fingerprint(dataset):
+            raise RunError(
+                f"{dataset}: is not the dataset that {self.path} was trained on, so users of its training split may be "
+                "among those scored; give the run's own, or pass --out DIR to measure all the same"
+            )
+
     def write_json(self, file: Path, values: Any) -> None:
         """Write JSON so that a reader sees the old file or the new one, never half of it."""
         with atomic_file(file) as work:
-            work.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            work.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
     def read_json(self, file: Path) -> Any:
         """Read one of the run's JSON files."""
-        return json.loads(self.require(file).read_text())
+        try:
+            return json.loads(self.require(file).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{file}: not valid JSON: {error}") from error

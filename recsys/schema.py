@@ -126,7 +126,7 @@ class Schema(BaseModel):
 
     def save(self, path: Path) -> None:
         """Write as JSON, readable and stable under re-saving."""
-        path.write_text(json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+        path.write_text(json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -134,7 +134,7 @@ class Schema(BaseModel):
         if not path.is_file():
             raise SchemaError(f"{path}: no such file; `recsys preprocess` writes it")
         try:
-            return cls.model_validate_json(path.read_text())
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(p) for p in first["loc"])

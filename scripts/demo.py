@@ -17,7 +17,14 @@ from recsys.errors import InputError
 from recsys.runtime import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("simulated", "reconstructed", "events", "dataset", "run")
+# What a demo writes: a folder a stage, and in each a file by which it is known.
+MARKERS = {
+    "simulated": "simulation.json",
+    "reconstructed": "report.json",
+    "events": "report.json",
+    "dataset": "schema.json",
+    "run": "config.yaml",
+}
 USERS, QUICK_USERS = 300, 60
 
 
@@ -28,16 +35,19 @@ def main(arguments: Sequence[str]) -> None:
     began = time.perf_counter()
     out: Path = options.out
     config = _check_inputs(options)
-    _clear(out)
+    _clear(out, options.logs)
     settings = _quick_settings(options.logs is None) if options.quick else []
-    _clean(options, out, config)
+    logs = _clean(options, out, config)
     _recsys("preprocess", "--events", out / "events", "--config", config, "--out", out / "dataset", *settings)
     _recsys("train", "--data", out / "dataset", "--config", config, "--out", out / "run", *settings)
     _recsys("evaluate", "--run", out / "run", "--data", out / "dataset")
     _show_examples(out)
+    lists = out / "run" / "recommendations.csv"
+    _recsys("recommend", "--run", out / "run", "--input", logs, "--k", 5, "--out", lists)
     _recsys("report", "--run", out / "run")
     print(f"\nFigures: {out / 'run' / 'metrics.json'}\nReport:  {out / 'run' / 'report.html'}")
-    print(f"Recommend for new logs: recsys recommend --run {out / 'run'} --input LOG --k 5")
+    print(f"Next five commands of every session: {lists}")
+    print(f"For new logs: .venv/bin/recsys recommend --run {out / 'run'} --input LOG --k 5")
     print(f"Done in {time.perf_counter() - began:.0f} s.")
 
 
@@ -49,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--logs", type=Path, help="file, folder or archive of logs (default: generated ones)")
-    parser.add_argument("--profile", default="vectorworks", help="cleaning profile; configs/PROFILE.yaml is the run's")
+    parser.add_argument("--profile", help="cleaning profile (default: that of --config, else vectorworks)")
     parser.add_argument("--config", type=Path, help="run configuration in place of configs/PROFILE.yaml")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder to write (default out/demo)")
     parser.add_argument("--quick", action="store_true", help="fewer generated users; two epochs on logs of your own")
@@ -60,6 +70,8 @@ def _check_inputs(options: argparse.Namespace) -> Path:
     """The run's configuration; bad flags are found before an earlier demo is removed."""
     if options.logs and not options.logs.exists():
         raise InputError(f"--logs {options.logs}: no such file or folder")
+    if options.profile is None:
+        options.profile = (load_config(options.config).profile if options.config else None) or "vectorworks"
     config: Path = options.config or ROOT / "configs" / f"{options.profile}.yaml"
     if options.config is None and not config.is_file():
         known = ", ".join(sorted(p.stem for p in (ROOT / "configs" / "profiles").glob("*.yaml")))
@@ -75,23 +87,29 @@ def _quick_settings(is_generated: bool) -> list[str]:
     return [part for setting in chosen for part in ("--set", setting)]
 
 
-def _clear(out: Path) -> None:
-    """Remove an earlier demo's stages from `out`; refuse a folder that holds anything else."""
+def _clear(out: Path, logs: Path | None) -> None:
+    """Remove an earlier demo's stages from `out`; refuse a folder that holds anything else, or the logs themselves."""
     if out.is_file():
         raise InputError(f"--out {out}: is a file; name a folder")
-    strangers = sorted(p.name for p in out.iterdir() if p.name not in STAGES) if out.is_dir() else []
-    if strangers:
-        raise InputError(f"--out {out}: holds '{strangers[0]}', which no demo wrote; choose another folder")
-    for stage in STAGES:
-        shutil.rmtree(out / stage, ignore_errors=True)
+    if logs is not None and logs.resolve().is_relative_to(out.resolve()):
+        raise InputError(f"--logs {logs}: lies inside --out {out}, which is cleared first; choose another --out")
+    found = sorted(out.iterdir()) if out.is_dir() else []
+    for path in found:
+        stage = path.name.removeprefix(".").partition(".")[0] if path.name.startswith(".") else path.name
+        marker = path / MARKERS.get(stage, "")
+        if stage not in MARKERS or (path.name == stage and any(path.iterdir()) and not marker.is_file()):
+            raise InputError(f"--out {out}: holds '{path.name}', which no demo wrote; choose another folder")
+    for path in found:
+        shutil.rmtree(path)
     out.mkdir(parents=True, exist_ok=True)
 
 
-def _clean(options: argparse.Namespace, out: Path, config: Path) -> None:
+def _clean(options: argparse.Namespace, out: Path, config: Path) -> Path:
+    """Generate logs where none are given, and clean them; returns where the logs are."""
     from data_processing import filter as filter_stage
     from data_processing import reconstruct, simulate
 
-    logs = options.logs
+    logs: Path | None = options.logs
     if logs is None:
         users = QUICK_USERS if options.quick else USERS
         flags = ["--out", out / "simulated", "--users", users, "--seed", 0]
@@ -101,6 +119,7 @@ def _clean(options: argparse.Namespace, out: Path, config: Path) -> None:
     _run("python -m data_processing.reconstruct", reconstruct.main, *flags)
     flags = ["--events", out / "reconstructed", "--config", config, "--out", out / "events"]
     _run("python -m data_processing.filter", filter_stage.main, *flags)
+    return logs
 
 
 def _recsys(command: str, *flags: object) -> None:

@@ -6,7 +6,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.buckets import bucket_column, bucket_of, run_buckets
+from recsys.buckets import bucket_column, bucket_of
 
 
 @given(st.lists(st.text(), max_size=30), st.integers(1, 9))
@@ -22,8 +22,3 @@ def test_the_hash_never_changes():
 def test_numbers_and_nulls_have_buckets_too():
     one, nothing = bucket_of("1", 50), bucket_of("", 50)
     assert bucket_column(pl.Series([1, None, 1]), 50).to_list() == [one, nothing, one]
-
-
-def test_processes_give_what_the_loop_gives():
-    tasks = [-3, 1, -2]
-    assert list(run_buckets(abs, tasks)) == list(run_buckets(abs, tasks, workers=2)) == [3, 1, 2]

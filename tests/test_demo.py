@@ -15,7 +15,7 @@ from scripts import demo
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = (
     *("data_processing.simulate", "data_processing.reconstruct", "data_processing.filter"),
-    *("recsys preprocess", "recsys train", "recsys evaluate", "recsys report"),
+    *("recsys preprocess", "recsys train", "recsys evaluate", "recsys recommend", "recsys report"),
 )
 
 

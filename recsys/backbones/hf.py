@@ -24,8 +24,6 @@ class LlamaBackbone(nn.Module):
         residual_dropout: on each block's output, before it is added to the residual stream.
     """
 
-    causal = True
-
     def __init__(
         self,
         *,

@@ -48,6 +48,8 @@ def clean_sessions(rows: pl.DataFrame, profile: Profile, funnel: Funnel) -> pl.D
     # Sessions are numbered within a user before undo, which may empty one.
     of_user = (pl.col(key) != pl.col(key).shift()).fill_null(True)
     rows = rows.with_columns(pl.when(of_user).then(_NUMBER).forward_fill().alias(_FIRST))
+    if USER_ID in rows.columns and key != USER_ID:  # files without the column, beside files with it
+        rows = rows.with_columns(pl.col(USER_ID).forward_fill().backward_fill().over(_NUMBER))
     sessions = int(rows[_NUMBER][-1]) if rows.height else 0
     funnel.count("sessions", rows.height, rows.height, {}, sessions=sessions)
     rows = funnel.drop("undo", rows, undo_reasons(rows, _NUMBER, profile))

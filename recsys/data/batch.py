@@ -70,8 +70,3 @@ class Batch(Mapping[str, Tensor]):
     def __repr__(self) -> str:
         shapes = ", ".join(f"{k} {list(v.shape)}" for k, v in self._tensors.items())
         return f"Batch({shapes})"
-
-
-def valid_mask(lengths: Tensor, size: int) -> Tensor:
-    """Boolean ``[B, T]``, true where an event is; lengths ``[B]``, T = `size`."""
-    return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]

@@ -1,6 +1,5 @@
 """Sequences of a split as flat arrays with offsets; windows are gathered without a Python loop per row."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from recsys.errors import InputError
-from recsys.schema import SESSION_ID, TIMESTAMP, Kind, Schema, Scope
+from recsys.schema import SESSION_ID, TIMESTAMP, USER_ID, Kind, Schema, Scope
 
 Array = npt.NDArray[Any]
 
@@ -77,7 +76,10 @@ class SequenceDataset:
                 f"{dataset}: no split '{split}'; `recsys preprocess --out {dataset}` writes train, val, test"
             )
         schema = Schema.load(dataset / "schema.json")
-        frame = pl.read_parquet(files)
+        try:
+            frame = pl.read_parquet(files)
+        except pl.exceptions.PolarsError as error:
+            raise InputError(f"{dataset / split}: not readable as Parquet: {' '.join(str(error).split())}") from error
         return cls.from_frame(frame, schema, pl.read_parquet(dataset / "workflow" / "items.parquet"))
 
     @classmethod
@@ -93,8 +95,7 @@ class SequenceDataset:
         attributes = schema.select(kind=Kind.CATEGORICAL, scope=Scope.ITEM)
         item_columns = {c.name: items.get_column(c.name).to_numpy().astype(np.int64) for c in attributes}
         keys = frame.get_column(SESSION_ID).cast(pl.String).to_list()
-        user = "user_id"
-        groups = frame.get_column(user).cast(pl.String).to_list() if user in frame.columns else keys
+        groups = frame.get_column(USER_ID).cast(pl.String).to_list() if USER_ID in frame.columns else keys
         return cls(schema, offsets, columns, item_columns, keys, groups)
 
     def gather(self, windows: Windows) -> tuple[dict[str, Array], Array]:
@@ -105,16 +106,6 @@ class SequenceDataset:
         index = np.where(valid, windows.start[:, None] + steps[None, :], 0)
         padded = {name: np.where(valid, values[index], 0) for name, values in self.columns.items()}
         return padded, lengths
-
-    def select(self, rows: Sequence[int] | Array) -> "SequenceDataset":
-        """The sequences at `rows`, in that order."""
-        rows = np.asarray(rows, dtype=np.int64)
-        pieces = [np.arange(self.offsets[r], self.offsets[r + 1]) for r in rows]
-        index = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int64)
-        offsets = np.concatenate(([0], np.cumsum(self.lengths[rows])))
-        columns = {name: values[index] for name, values in self.columns.items()}
-        keys, groups = [self.keys[r] for r in rows], [self.groups[r] for r in rows]
-        return SequenceDataset(self.schema, offsets, columns, self.item_columns, keys, groups)
 
 
 def _flat(frame: pl.DataFrame, name: str) -> Array:

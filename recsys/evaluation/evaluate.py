@@ -51,15 +51,18 @@ def evaluate(
         split: which split.
         config: the protocol; None: the run's own `evaluation` section.
         baselines: whether to measure popularity, Markov-1, Markov-2 and last item too.
-        out: another folder for the two files.
+        out: another folder for the two files; without it `data` must be the dataset of the run's training.
 
     Raises:
         SchemaError: the data were not transformed with the run's workflow.
+        RunError: the data are not those of the run's training, and no `out` is given.
         InputError: no such split, or no position in it.
     """
     loaded, data = run if isinstance(run, LoadedRun) else load(run), Path(data)
     dataset = SequenceDataset.load(data, split)
     loaded.require_data(dataset.schema, data)
+    if out is None:
+        loaded.directory.require_own_data(data)
     rankers = _fitted(SequenceDataset.load(data, "train")) if baselines else {}
     source = protocol.dataset_source(data, split)
     evaluation = _measure(loaded, dataset, split, config or loaded.config.evaluation, rankers, source, str(data))

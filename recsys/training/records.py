@@ -1,6 +1,5 @@
 """What a run notes about itself: history, environment, fingerprint of its data."""
 
-import hashlib
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,15 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from recsys.config import RunConfig
-from recsys.runtime import environment, sha256_file
-
-
-def dataset_fingerprint(dataset: Path) -> str:
-    """SHA-256 over the names and SHA-256 of ``schema.json`` and every Parquet file of a sequence dataset."""
-    digest = hashlib.sha256()
-    for file in [dataset / "schema.json", *sorted(dataset.rglob("*.parquet"))]:
-        digest.update(f"{file.relative_to(dataset).as_posix()} {sha256_file(file)}\n".encode())
-    return digest.hexdigest()
+from recsys.run_directory import dataset_fingerprint
+from recsys.runtime import environment
 
 
 def describe_environment(config: RunConfig, dataset: Path) -> dict[str, Any]:

@@ -20,12 +20,12 @@ from recsys.data.collate import Collator
 from recsys.data.dataset import SequenceDataset
 from recsys.errors import ConfigError, InputError, RunError
 from recsys.recommender import Recommender
-from recsys.run_directory import RunDirectory
+from recsys.run_directory import RunDirectory, dataset_fingerprint
 from recsys.runtime import atomic_file, atomic_folder
 from recsys.schema import Schema
 from recsys.training.batches import BatchStream, plan_run
 from recsys.training.callbacks import EarlyStop, Pacing, Progress, evaluations_since_best, pace_run
-from recsys.training.records import build_history, dataset_fingerprint, describe_environment
+from recsys.training.records import build_history, describe_environment
 from recsys.training.tracking import trackers, tracking
 from recsys.training.trainer import (
     WEIGHTS,

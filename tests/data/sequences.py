@@ -1,5 +1,7 @@
 """Small sequence datasets for tests."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import polars as pl
 
@@ -53,3 +55,14 @@ def make_dataset(lengths: list[int], seed: int = 0, num_items: int = 12) -> Sequ
     types |= dict.fromkeys(("timestamp_interval", "merge_count"), pl.List(pl.Float32))
     frame = pl.DataFrame(rows, schema_overrides=types)
     return SequenceDataset.from_frame(frame, make_schema(num_items), make_items(num_items))
+
+
+def select(dataset: SequenceDataset, rows: Iterable[int]) -> SequenceDataset:
+    """The sequences at `rows`, in that order."""
+    chosen = np.asarray(list(rows), dtype=np.int64)
+    pieces = [np.arange(dataset.offsets[r], dataset.offsets[r + 1]) for r in chosen]
+    index = np.concatenate([np.zeros(0, dtype=np.int64), *pieces])
+    offsets = np.concatenate(([0], np.cumsum(dataset.lengths[chosen])))
+    columns = {name: values[index] for name, values in dataset.columns.items()}
+    keys, groups = [dataset.keys[r] for r in chosen], [dataset.groups[r] for r in chosen]
+    return SequenceDataset(dataset.schema, offsets, columns, dataset.item_columns, keys, groups)

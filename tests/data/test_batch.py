@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from accelerate.utils import send_to_device
 
-from recsys.data.batch import Batch, valid_mask
+from recsys.data.batch import Batch
 
 
 def make_batch() -> Batch:
@@ -40,7 +40,3 @@ def test_with_tensors_leaves_the_original_alone():
     batch = make_batch()
     assert batch.with_tensors({"lengths": torch.tensor([1])}).lengths.tolist() == [1]
     assert batch.lengths.tolist() == [2]
-
-
-def test_valid_mask_counts_from_the_left():
-    assert valid_mask(torch.tensor([0, 2, 3]), 3).tolist() == [[False] * 3, [True, True, False], [True] * 3]

@@ -28,14 +28,6 @@ def test_item_columns_and_groups_come_along():
     assert data.item_columns["classification"].tolist() == make_items()["classification"].to_list()
 
 
-def test_select_keeps_the_rows_asked_for_in_their_order():
-    data = make_dataset([3, 5, 2])
-    chosen = data.select([2, 0])
-    assert chosen.lengths.tolist() == [2, 3]
-    assert chosen.keys == ["s2", "s0"]
-    assert chosen.items.tolist() == [*data.items[8:10].tolist(), *data.items[0:3].tolist()]
-
-
 def test_load_reads_what_preprocess_writes(tmp_path):
     make_schema().save(tmp_path / "schema.json")
     (tmp_path / "workflow").mkdir()

@@ -8,6 +8,7 @@ import pytest
 from recsys.data.dataset import SequenceDataset
 from recsys.errors import InputError
 from recsys.inference import LoadedRun, examples, recommend
+from tests.data.sequences import select
 from tests.tiny_run import make_events
 
 
@@ -42,4 +43,4 @@ def test_examples_show_themselves(run: LoadedRun, dataset: SequenceDataset) -> N
 
 def test_dataset_without_a_pair_of_events_is_refused(run: LoadedRun, dataset: SequenceDataset) -> None:
     with pytest.raises(InputError, match="no sequence of at least two events"):
-        examples(run, dataset.select([]))
+        examples(run, select(dataset, []))

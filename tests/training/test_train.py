@@ -82,7 +82,9 @@ def test_nothing_pickled_but_what_resuming_reads(finished):
 def test_the_weights_load_into_the_configured_model(finished):
     items = pl.read_parquet(finished.workflow / "items.parquet")
     model = build_model(finished.load_config().model, finished.load_schema(), items)
-    model.load_state_dict(load_file(finished.weights), strict=True)
+    saved = load_file(finished.weights)
+    model.load_state_dict(saved, strict=True)
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
 
 
 def test_history_counts_epochs_labels_and_the_best_step(finished, dataset):
