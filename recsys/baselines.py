@@ -1,7 +1,8 @@
 """Counting baselines that stand beside every model: popularity, Markov-1, Markov-2, last item.
 
 All are fitted on ragged sequences, ``values [N]`` item ids and ``offsets [S + 1]`` (sequence s is
-``values[offsets[s]:offsets[s + 1]]``), and score the next item from the two ids before it. Ids are the
+``values[offsets[s]:offsets[s + 1]]``), and score the next item from abc import ABC, abstractmethod
+from the two ids before it. Ids are the
 schema's: those below `first_id` are reserved and get the score -inf. As context every id is a symbol like
 any other, out-of-vocabulary too, and 0 (padding) stands for "nothing before".
 """
@@ -21,7 +22,7 @@ _BLOCK = 2**22
 """Scores held at once while ranks are computed: 32 MiB."""
 
 
-class Baseline:
+class Baseline(ABC):
     """Common part: fitting of item counts, checks, ranks in blocks. Subclasses give `_fit` and `_scores`.
 
     first_id: first id that can be recommended (``first_id`` of the item column in the schema).
@@ -99,13 +100,13 @@ class Baseline:
             raise InputError(f"context ids must be [P] integers in 0 .. {self._fitted() - 1}")
         return array
 
+    @abstractmethod
     def _fit(self, previous: Ints, last: Ints, target: Ints) -> None:
         """Count transitions from the two ids before ``[M]`` to the target ``[M]``."""
-        raise NotImplementedError(f"{type(self).__name__} must define _fit")
 
+    @abstractmethod
     def _scores(self, previous: Ints, last: Ints) -> Floats:
         """``[P]``, ``[P]``  ->  ``[P, V]``, a fresh array."""
-        raise NotImplementedError(f"{type(self).__name__} must define _scores")
 
 
 class Popularity(Baseline):

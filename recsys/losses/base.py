@@ -7,6 +7,7 @@ share one set of buffers, since fresh pages for every chunk would cost more than
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ class Settings(NamedTuple):
     needs_grad: tuple[bool, bool, bool]
 
 
-class CatalogueLoss(nn.Module):
+class CatalogueLoss(nn.Module, ABC):
     """Base of the losses over a catalogue; a subclass gives `curve`, the loss as a function of -log p.
 
     chunk_size: logits in one chunk (positions times items); at least 64 positions are taken at a time.
@@ -73,9 +74,9 @@ class CatalogueLoss(nn.Module):
         self.dtype = dtype
         self.ignore_rows = ignore_rows
 
+    @abstractmethod
     def curve(self, nll: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of each position and its derivative, both as functions of ``nll = -log p_target`` ``[n]``."""
-        raise NotImplementedError(f"{type(self).__name__} must define curve")
 
     def forward(
         self,
