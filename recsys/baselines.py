@@ -1,13 +1,13 @@
 """Counting baselines that stand beside every model: popularity, Markov-1, Markov-2, last item.
 
 All are fitted on ragged sequences, ``values [N]`` item ids and ``offsets [S + 1]`` (sequence s is
-``values[offsets[s]:offsets[s + 1]]``), and score the next item from abc import ABC, abstractmethod
-from the two ids before it. Ids are the
+``values[offsets[s]:offsets[s + 1]]``), and score the next item from the two ids before it. Ids are the
 schema's: those below `first_id` are reserved and get the score -inf. As context every id is a symbol like
 any other, out-of-vocabulary too, and 0 (padding) stands for "nothing before".
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import NamedTuple, Self
 
 import numpy as np
