@@ -83,7 +83,7 @@ def _check_inputs(options: argparse.Namespace) -> Path:
 
 def _quick_settings(is_generated: bool) -> list[str]:
     """Few generated events want many small steps; of a real log two epochs must do."""
-    chosen = ["training.epochs=14", "training.batch_events=1024"] if is_generated else ["training.epochs=2"]
+    chosen = ["training.epochs=24", "training.batch_events=1024"] if is_generated else ["training.epochs=2"]
     return [part for setting in chosen for part in ("--set", setting)]
 
 
