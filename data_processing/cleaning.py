@@ -1,4 +1,4 @@
-"""The whole of cleaning in one call: reconstruct, then filter."""
+"""The whole of cleaning in one call."""
 
 import html
 import json
@@ -9,12 +9,15 @@ from typing import Any, Self
 
 import polars as pl
 
-from data_processing.filter import filter_events
-from data_processing.reconstruct import REPORT_FILE, reconstruct
+from data_processing.chain import Settings
+from data_processing.parts import REPORT_FILE
+from data_processing.run import run
+from recsys.buckets import LOOP, Workers
 from recsys.cleaning.profile import Profile, load_profile
 from recsys.cleaning.streams import DEFAULT_MAX_BYTES
 from recsys.config import SplitConfig
-from recsys.errors import InputError
+from recsys.errors import ConfigError, InputError
+from recsys.runtime import atomic_folder
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,10 @@ def clean(
     overwrite: bool = False,
     max_bytes: int = DEFAULT_MAX_BYTES,
     metadata: Path | None = None,
+    workflows: bool = False,
+    workers: Workers = LOOP,
 ) -> CleanResult:
-    """Raw logs to the events folder that ETL reads.
+    """Raw logs to the events folder that ETL reads: `data_processing.run` without the folders in between.
 
     Args:
         logs: a file, a folder or an archive (csv, json lines, Parquet; plain, gz, xz, zst; tar of those).
@@ -84,17 +89,28 @@ def clean(
         overwrite: replace `out` where it exists.
         max_bytes: cap on the decompressed size of `logs`.
         metadata: table of commands (class, target, description); None: as the profile names it, in or beside `logs`.
+        workflows: whether frequent sub-sequences become commands of their own, as the profile's `workflows` says.
+        workers: who runs independent parts.
 
     Raises:
         InputError, ConfigError: one line that names the file, the row, the value and the fix.
     """
     rules = profile if isinstance(profile, Profile) else load_profile(profile)
     out = Path(out)
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    if out.exists() and not overwrite and (out.is_file() or any(out.iterdir())):
-        raise InputError(f"{out}: exists already; choose another folder or pass overwrite=True (--overwrite)")
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as scratch:
-        raw = Path(scratch) / "reconstructed"
-        reconstruct(Path(logs), rules, raw, max_bytes=max_bytes, metadata=metadata)
-        report = filter_events(raw, out, split=split, overwrite=overwrite)
+    settings = Settings(
+        logs=Path(logs),
+        profile=rules,
+        split=split or SplitConfig(),
+        metadata=metadata,
+        until="workflows" if workflows else "filter",
+        max_bytes=max_bytes,
+        workers=workers,
+    )
+    if workflows and rules.workflows is None:
+        raise ConfigError(f"profile {rules.name}: has no section 'workflows'; add one, or leave out workflows=True")
+    with atomic_folder(out, replace=overwrite, markers=(REPORT_FILE,)) as work:
+        with tempfile.TemporaryDirectory(dir=work) as scratch:
+            for path in run(settings, Path(scratch) / "stages").iterdir():
+                path.rename(work / path.name)
+        report = json.loads((work / REPORT_FILE).read_text(encoding="utf-8"))
     return CleanResult(out, report)

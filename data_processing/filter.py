@@ -1,161 +1,241 @@
-"""Stage 4 of the data processing: splits, rare commands, short sessions; writes the events folder that ETL reads.
+"""Stage 4 of the data processing: what was fitted is applied; writes the events folder that ETL reads.
 
-Order: sessions that are too short leave; groups are assigned to splits; commands that are rare in the training groups
-leave (or stay, marked); equal neighbours that this brings together collapse; sessions that it left too short leave.
-A command that training has never seen is not rare but unknown: it stays, out of vocabulary.
+Order: names become labels (stage 2); redundant commands leave (stage 3); equal neighbours that this brings together
+collapse; sessions that are too short leave; commands that are rare in the training groups leave (or stay, marked);
+equal neighbours collapse again; sessions that this left too short leave. A command that training has never seen is not
+rare but unknown: it stays, out of vocabulary.
 """
 
 import argparse
-import json
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from data_processing.reconstruct import GROUPS_FILE, METADATA_FILE, REPORT_FILE
+from data_processing.parts import REPORT_FILE, EventsFolder, add_workers, given_workers, write_json
+from data_processing.reconstruct import METADATA_FILE
+from data_processing.split import split_groups
+from recsys.buckets import LOOP, Workers
+from recsys.cleaning.dictionary import Dictionary
 from recsys.cleaning.funnel import Funnel
-from recsys.cleaning.pipeline import Rules, drop_commands
-from recsys.cleaning.profile import Profile, load_profile
+from recsys.cleaning.profile import Profile
+from recsys.cleaning.redundancy import Redundancy
+from recsys.cleaning.rules import Rules, align_events, drop_commands
 from recsys.cleaning.sources import attributes
 from recsys.config import SplitConfig, load_config, save_config
-from recsys.errors import ConfigError, InputError
-from recsys.etl.split import GROUP, SPLIT, Occurrences, SplitResult, assign_splits, group_column, group_expression
+from recsys.errors import ConfigError
+from recsys.etl.plan import KEPT
+from recsys.etl.split import GROUP, SPLIT, SplitResult, group_column, group_expression, load_splits
 from recsys.runtime import atomic_folder, command_line, progress
-from recsys.schema import ITEM_ID, SESSION_ID, USER_ID
+from recsys.schema import ITEM_ID, SESSION_ID
 
-COUNT, KEPT = "count", "kept"
+COUNT = "count"
+COMMANDS_FILE = "commands.parquet"
 
 
 def filter_events(
-    events: Path, out: Path, *, split: SplitConfig | None = None, overwrite: bool = False
+    events: Path,
+    out: Path,
+    *,
+    split: SplitConfig | None = None,
+    splits: Path | None = None,
+    dictionary: Path | None = None,
+    redundancy: Path | None = None,
+    profile: Profile | None = None,
+    overwrite: bool = False,
+    workers: Workers = LOOP,
 ) -> dict[str, Any]:
-    """Finish what `data_processing.reconstruct` wrote to `events`; returns the report of both.
+    """Finish what `data_processing.reconstruct` wrote to `events`; returns the report of all stages so far.
 
     Writes ``events/part-*.parquet``, ``commands.parquet``, ``splits.parquet``, ``splits.json``, ``cleaning/`` and
-    ``report.json``. Parts are read one by one, three times: memory does not grow with the number of sessions.
+    ``report.json``. Parts are read one by one: memory does not grow with the number of sessions.
+
+    Args:
+        events: folder of data_processing.reconstruct.
+        out: folder to write; it appears by rename when all went well.
+        split: how groups are assigned, where `splits` does not say.
+        splits: folder of data_processing.split.
+        dictionary: ``command_dictionary.csv`` of data_processing.align, or the folder with it.
+        redundancy: ``redundancy.csv`` of data_processing.redundancy, or the folder with it.
+        profile: rules from here on; None: those of `events`.
+        overwrite: replace `out` where it exists.
+        workers: who runs the parts.
 
     Raises:
-        InputError: no such folder, or no event is left (names the stage that let nothing through).
+        InputError: no such folder or file, or no event is left (names the stage that let nothing through).
     """
-    if not (events / "events").is_dir() or not (events / "cleaning" / "profile.yaml").is_file():
-        raise InputError(f"{events}: not a folder of data_processing.reconstruct (events/ or cleaning/ is missing)")
-    if split is not None and split.rule == "document":
-        raise ConfigError(
-            "split.rule: 'document' splits pieces of sessions, which `recsys preprocess` does: give it the plain table "
-            f"{events / 'events'}, with etl.chunk set"
-        )
-    profile = load_profile(events / "cleaning" / "profile.yaml")
-    with atomic_folder(out, replace=overwrite, markers=(REPORT_FILE,)) as work:
-        run = _Filter(events, profile, split or SplitConfig())
-        splits = run.assign()
-        run.count_commands(splits)
-        run.funnel.require_rows(events)
-        run.write(work / "events", splits)
-        run.funnel.require_rows(events)
-        splits.save(work)
-        run.commands().write_parquet(work / "commands.parquet")
+    folder = EventsFolder(events, profile)
+    if redundancy is not None and folder.profile.redundancy is None:
+        raise ConfigError(f"profile {folder.profile.name}: has no section 'redundancy', which gives the window")
+    rules = Rules(
+        dictionary=Dictionary.load(_file(dictionary, "command_dictionary.csv")) if dictionary else None,
+        redundancy=Redundancy.load(_file(redundancy, "redundancy.csv"), folder.profile.redundancy)
+        if redundancy and folder.profile.redundancy
+        else None,
+    )
+    assigned = load_splits(splits) if splits else split_groups(events, split, profile)
+    with atomic_folder(out, replace=overwrite, markers=(REPORT_FILE, COMMANDS_FILE)) as work:
+        run = _Filter(folder, assigned, rules, workers)
+        run.write(work)
+        run.commands().write_parquet(work / COMMANDS_FILE)
         (work / "cleaning").mkdir()
-        save_config(profile, work / "cleaning" / "profile.yaml")
+        save_config(folder.profile, work / "cleaning" / "profile.yaml")
         run.rules.save(work / "cleaning")
-        report = json.loads((events / REPORT_FILE).read_text(encoding="utf-8"))
+        report = folder.report()
         report["stages"] += run.funnel.to_list()
-        report["result"] = run.facts(splits)
-        text = json.dumps(report, indent=2, ensure_ascii=False)
-        (work / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+        report["result"] = run.facts()
+        write_json(work / REPORT_FILE, report)
     return report
+
+
+def _file(path: Path, name: str) -> Path:
+    return path / name if path.is_dir() else path
+
+
+@dataclass
+class _Found:
+    """Counts of one part, or of several."""
+
+    funnel: Funnel = field(default_factory=Funnel)
+    train: Counter[str] = field(default_factory=Counter)  # events of each command in the training groups
+    items: set[str] = field(default_factory=set)
+    events: Counter[str] = field(default_factory=Counter)  # of each split
+    sessions: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: "_Found") -> None:
+        self.funnel.merge(other.funnel)
+        self.train.update(other.train)
+        self.items |= other.items
+        self.events.update(other.events)
+        self.sessions.update(other.sessions)
+
+    def count(self, events: pl.DataFrame, splits: Path, by: str) -> None:
+        """Count the events of a part by their splits (a folder with splits.parquet)."""
+        marked = events.with_columns(group_expression(by))
+        groups = marked[GROUP].unique()
+        table = pl.scan_parquet(splits / "splits.parquet").filter(pl.col(GROUP).is_in(groups.implode())).collect()
+        marked = marked.join(table, on=GROUP, how="left", maintain_order="left")
+        self.train.update(_counts(marked.filter(pl.col(SPLIT) == "train")[ITEM_ID]))
+        self.items.update(marked[ITEM_ID].unique().to_list())
+        self.events.update(_counts(marked[SPLIT]))
+        self.sessions.update(_counts(marked.unique(SESSION_ID)[SPLIT]))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Apply `rules` to one part and write it where events are left. `first`: all of them, else only rare commands."""
+
+    source: Path
+    target: Path
+    splits: Path
+    by: str
+    profile: Profile
+    rules: Rules
+    first: bool
+
+
+def _filter_part(task: _Task) -> _Found:
+    found, profile = _Found(), task.profile
+    events = pl.read_parquet(task.source)
+    if task.first:
+        events = align_events(events, profile, task.rules, found.funnel)
+        events = _drop_short("length", events, profile, found.funnel)
+    else:
+        events = drop_commands(events, task.rules.dropped_commands, profile.collapse, found.funnel)
+        events = _drop_short("length after rare", events, profile, found.funnel)
+    found.count(events, task.splits, task.by)
+    if events.height:
+        events.write_parquet(task.target)
+    return found
+
+
+def _drop_short(stage: str, events: pl.DataFrame, profile: Profile, funnel: Funnel) -> pl.DataFrame:
+    short = pl.lit(f"session of under {profile.min_length} events")
+    reason = pl.when(pl.len().over(SESSION_ID) < profile.min_length).then(short).otherwise(None)
+    return funnel.drop(stage, events, events.select(reason.alias("reason"))["reason"])
 
 
 class _Filter:
     """The passes over the parts of one events folder."""
 
-    def __init__(self, folder: Path, profile: Profile, split: SplitConfig) -> None:
-        self.folder, self.profile, self.split = folder, profile, split
-        self.parts = sorted((folder / "events").glob("part-*.parquet"))
-        if not self.parts:
-            raise InputError(f"{folder}: events/ holds no part-*.parquet")
-        self.by = group_column(split, list(pl.read_parquet_schema(self.parts[0])), folder)
+    def __init__(self, folder: EventsFolder, splits: SplitResult, rules: Rules, workers: Workers) -> None:
+        self.folder, self.profile = folder, folder.profile
+        self.splits, self.rules, self.workers = splits, rules, workers
+        self.by = group_column(SplitConfig(by=splits.report["by"]), folder.columns, folder.path)
         self.funnel = Funnel()
-        self.rules = Rules()
-        self.train_counts: Counter[str] = Counter()  # before rare commands leave
-        self.final_counts: Counter[str] = Counter()  # of events that are written
-        self.events: Counter[str] = Counter()  # of each split
-        self.sessions: Counter[str] = Counter()
+        self.before = _Found()  # before rare commands leave
+        self.after = _Found()
 
-    def assign(self) -> SplitResult:
-        found = Occurrences()
-        for _, part in self.long_enough("assign", Funnel()):
-            found.add(part.select(group_expression(self.by), ITEM_ID))
-        pairs = found.pairs()
-        users = self.folder / GROUPS_FILE
-        if self.by == USER_ID and self.split.rule in ("every_nth", "list") and users.is_file():
-            # These rules speak of the users of the raw log, whether or not a session of theirs is left.
-            alone = pl.read_parquet(users).select(group_expression(USER_ID), pl.lit(None, pl.String).alias(ITEM_ID))
-            pairs = pl.concat([pairs, alone])
-        return assign_splits(pairs, self.split, self.by)
-
-    def long_enough(self, what: str, funnel: Funnel) -> Iterator[tuple[int, pl.DataFrame]]:
-        for number, path in enumerate(progress(self.parts, what, unit="part")):
-            yield number, self.drop_short("length", pl.read_parquet(path), funnel)
-
-    def drop_short(self, stage: str, events: pl.DataFrame, funnel: Funnel) -> pl.DataFrame:
-        smallest = self.profile.min_length
-        short = pl.lit(f"session of under {smallest} events")
-        reason = events.select(pl.when(pl.len().over(SESSION_ID) < smallest).then(short).otherwise(None).alias("r"))
-        return funnel.drop(stage, events, reason["r"])
-
-    def count_commands(self, splits: SplitResult) -> None:
-        """Count commands in the training groups, and see which are rare."""
-        for _, part in self.long_enough("count", self.funnel):
-            train = self.with_split(part, splits).filter(pl.col(SPLIT) == "train")
-            self.train_counts.update(_counts(train[ITEM_ID]))
-            self.train_counts.update(dict.fromkeys(part[ITEM_ID].unique().to_list(), 0))
+    def write(self, work: Path) -> None:
+        """Write the events and the splits into `work`."""
+        self.splits.save(work)
+        self.before = self._pass(self.folder.parts, work / "events", work, first=True)
+        self.funnel.merge(self.before.funnel)
+        self.funnel.require_rows(self.folder.path)
         if self.profile.rare.action == "drop":
-            self.rules = Rules(dropped_commands=sorted(i for i in self.train_counts if self.is_rare(i)))
+            self.rules = self.rules.dropping(sorted(i for i in self.before.items if self.is_rare(i)))
+        self.after = self.before
+        if self.rules.dropped_commands:
+            (work / "events").rename(work / "all")
+            parts = sorted((work / "all").glob("part-*.parquet"))
+            self.after = self._pass(parts, work / "events", work, first=False)
+            shutil.rmtree(work / "all")
+            self.funnel.merge(self.after.funnel)
+            self.funnel.require_rows(self.folder.path)
+
+    def _pass(self, parts: list[Path], target: Path, splits: Path, first: bool) -> _Found:
+        target.mkdir()
+        tasks = [_Task(p, target / p.name, splits, self.by, self.profile, self.rules, first) for p in parts]
+        found = _Found()
+        for part in progress(self.workers.run(_filter_part, tasks), "filter", total=len(tasks), unit="part"):
+            found.add(part)
+        return found
 
     def is_rare(self, item: str) -> bool:
-        return 0 < self.train_counts[item] < self.profile.rare.min_count
-
-    def with_split(self, events: pl.DataFrame, splits: SplitResult) -> pl.DataFrame:
-        marked = events.with_columns(group_expression(self.by))
-        return marked.join(splits.assignment, on=GROUP, how="left", maintain_order="left")
-
-    def write(self, folder: Path, splits: SplitResult) -> None:
-        folder.mkdir()
-        for number, part in self.long_enough("filter", Funnel()):
-            events = drop_commands(part, self.rules.dropped_commands, self.profile.collapse, self.funnel)
-            if self.rules.dropped_commands:
-                events = self.drop_short("length after rare", events, self.funnel)
-            marked = self.with_split(events, splits)
-            self.final_counts.update(_counts(marked.filter(pl.col(SPLIT) == "train")[ITEM_ID]))
-            self.events.update(_counts(marked[SPLIT]))
-            self.sessions.update(_counts(marked.unique(SESSION_ID)[SPLIT]))
-            if events.height:
-                events.write_parquet(folder / f"part-{number:05d}.parquet")
+        """Whether training has seen `item`, but too seldom."""
+        return 0 < self.before.train[item] < self.profile.rare.min_count
 
     def commands(self) -> pl.DataFrame:
         """One row a command: by count, then name; of dropped ones the count that made them rare."""
         dropped = set(self.rules.dropped_commands)
         rows = [
-            (item, self.train_counts[item] if item in dropped else self.final_counts[item], not self.is_rare(item))
-            for item in self.train_counts
+            (item, (self.before if item in dropped else self.after).train[item], not self.is_rare(item))
+            for item in self.before.items
         ]
         schema = {ITEM_ID: pl.String, COUNT: pl.Int64, KEPT: pl.Boolean}
         table = pl.DataFrame(rows, schema=schema, orient="row").sort(COUNT, ITEM_ID, descending=[True, False])
-        known = self.folder / METADATA_FILE
-        return attributes(table, pl.read_parquet(known) if known.is_file() else None, self.profile.metadata)
+        return attributes(table, self._metadata(), self.profile.metadata)
 
-    def facts(self, splits: SplitResult) -> dict[str, Any]:
+    def _metadata(self) -> pl.DataFrame | None:
+        """What is known about commands, by label: the label's own row first, then those of its other names."""
+        path = self.folder.path / METADATA_FILE
+        if not path.is_file():
+            return None
+        table = pl.read_parquet(path)
+        if self.rules.dictionary is None:
+            return table
+        label = self.rules.dictionary.apply(table.select(ITEM_ID))[ITEM_ID].alias("label")
+        table = table.with_columns(label).sort(pl.col(ITEM_ID) != pl.col("label"), "label", ITEM_ID)
+        known = pl.all().exclude(ITEM_ID, "label").drop_nulls().first()
+        return table.group_by("label", maintain_order=True).agg(known).rename({"label": ITEM_ID})
+
+    def facts(self) -> dict[str, Any]:
+        """The result in figures."""
+        commands = len(self.before.items) - len(self.rules.dropped_commands)
         return {
-            "events": sum(self.events.values()),
-            "sessions": sum(self.sessions.values()),
-            "commands": len(self.train_counts) - len(self.rules.dropped_commands),
-            "rare_commands": sum(map(self.is_rare, self.train_counts)),
-            "events_of_split": dict(self.events),
-            "sessions_of_split": dict(self.sessions),
+            "events": sum(self.after.events.values()),
+            "sessions": sum(self.after.sessions.values()),
+            "commands": commands,
+            "rare_commands": sum(map(self.is_rare, self.before.items)),
+            "vocabulary": {"commands": commands, "workflows": 0},
+            "events_of_split": dict(sorted(self.after.events.items())),
+            "sessions_of_split": dict(sorted(self.after.sessions.items())),
             "split_by": self.by,
-            "groups_of_split": splits.report["groups"],
+            "groups_of_split": self.splits.report["groups"],
         }
 
 
@@ -169,17 +249,29 @@ def main(arguments: Sequence[str]) -> None:
     """Entry point of ``python -m data_processing.filter``."""
     parser = argparse.ArgumentParser(
         prog="python -m data_processing.filter",
-        description="Assign splits, drop rare commands and short sessions.",
+        description="Apply dictionary and redundant pairs, drop rare commands and short sessions.",
         epilog="example: python -m data_processing.filter --events out/raw --out out/events --config configs/run.yaml",
     )
     parser.add_argument("--events", type=Path, required=True, help="folder of data_processing.reconstruct")
+    parser.add_argument("--splits", type=Path, help="folder of data_processing.split (default: assigned here)")
+    parser.add_argument("--dictionary", type=Path, help="command_dictionary.csv of data_processing.align")
+    parser.add_argument("--redundancy", type=Path, help="redundancy.csv of data_processing.redundancy")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; appears when all went well")
     parser.add_argument("--config", "--config-path", type=Path, help="run YAML; its section 'split' is used")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for instance split.seed=1")
     parser.add_argument("--overwrite", action="store_true", help="replace --out where it exists")
+    add_workers(parser)
     given = parser.parse_args(arguments)
-    split = load_config(given.config, given.set).split
-    report = filter_events(given.events, given.out, split=split, overwrite=given.overwrite)
+    report = filter_events(
+        given.events,
+        given.out,
+        split=load_config(given.config, given.set).split,
+        splits=given.splits,
+        dictionary=given.dictionary,
+        redundancy=given.redundancy,
+        overwrite=given.overwrite,
+        workers=given_workers(given),
+    )
     result = report["result"]
     print(f"{given.out}: {result['events']:,} events, {result['sessions']:,} sessions, {result['commands']:,} commands")
 

@@ -161,6 +161,9 @@ RARE_MENUS = (
     "organise.delete.sheet view.delete.camera"
 )
 
+# Menus that leave the drawing as it is: an undone event never takes one of them along (submenu or submenu.verb).
+NOT_STARTERS = ("file", "edit.copy", "edit.select")
+
 # Generic events, and whether a tool of the same name starts them.
 GENERIC_EVENTS = {
     "drag": False, "delete": False, "duplicate": False, "paste": False, "move": True, "rotate": True,
@@ -213,6 +216,7 @@ class Command:
     target: str
     description: str
     noise: bool = False
+    starts: bool = True  # a tool or menu that may begin an event
 
     @property
     def canonical_id(self) -> str:
@@ -309,7 +313,9 @@ def _add_menus(catalogue: Catalogue, nouns: dict[str, list[str]], verbs: dict[st
         phrase = _phrase(verbs[verb], nouns[noun])
         names = {lang: (submenus[submenu][i], *phrase[lang]) for i, lang in enumerate(LANGUAGES)}
         text = f"Menu command that starts '{phrase['en'][0]}' from the menu {submenus[submenu][0]}."
-        catalogue.put(f"M:{key}", Command(MENU, number, names, verbs[verb][5], nouns[noun][0], text))
+        starts = submenu not in NOT_STARTERS and f"{submenu}.{verb}" not in NOT_STARTERS
+        command = Command(MENU, number, names, verbs[verb][5], nouns[noun][0], text, starts=starts)
+        catalogue.put(f"M:{key}", command)
 
 
 def build_catalogue() -> Catalogue:

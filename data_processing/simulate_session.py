@@ -49,6 +49,7 @@ class Facts:
         kinds = {TOOL: OP_TOOL, END_EVENT: OP_EVENT}
         self.grammar = grammar
         self.kind = [kinds.get(command.kind, OP_MENU) for command in catalogue.commands]
+        self.starts = [command.starts for command in catalogue.commands]
         self.low = dict(catalogue.pairs())
         self.high_events = {catalogue.index[pair_key(high)] for high in _PAIRS if high.startswith("event:")}
         self.rare = [catalogue.index[f"M:{key}"] for key in RARE_MENUS.split()]
@@ -93,15 +94,20 @@ class Session:
                 self.locked.update((at, len(self.ops.kind) - 1))
 
     def _mark(self, event: int, keep: bool) -> None:
-        """Mark an event and the Tool or Menu that began it (the last one since the event before)."""
+        """Mark an event and the Tool or Menu that began it (the last one since the event before that can begin one)."""
         ops = self.ops
         ops.keep[event] = keep
+        passed = False
         for at in range(event - 1, self.start - 1, -1):
             if ops.kind[at] == OP_EVENT:
-                return
+                break
             if ops.kind[at] in (OP_TOOL, OP_MENU):
-                ops.keep[at] = keep
-                return
+                if self.facts.starts[ops.command[at]]:
+                    ops.keep[at] = keep
+                    break
+                passed = True
+        if passed and not keep:
+            self._plant("undo_after_not_starter")
 
     def undo(self, kind: int = OP_UNDO) -> int:
         """Undo the newest event; with `OP_REMOVE` it cannot be redone. Returns the event's position."""

@@ -14,16 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import ConfigError, InputError
-from recsys.metrics import ranks_from_scores
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-_BLOCK = 2**22
-"""Scores held at once while ranks are computed: 32 MiB."""
 
 
 class Baseline(ABC):
-    """Common part: fitting of item counts, checks, ranks in blocks. Subclasses give `_fit` and `_scores`.
+    """Common part: fitting of item counts, checks. Subclasses give `_fit` and `_scores`.
 
     first_id: first id that can be recommended (``first_id`` of the item column in the schema).
     """
@@ -43,21 +40,24 @@ class Baseline(ABC):
         ids, bounds = _ragged(values, offsets, num_items)
         if num_items <= self.first_id:
             raise InputError(f"num_items ({num_items}) must be above first_id ({self.first_id})")
-        counts = np.bincount(ids[ids >= self.first_id], minlength=num_items).astype(np.float64)
-        if not counts.any():
-            raise InputError(f"no event has an item id of at least {self.first_id}: nothing to count")
-        self.num_items = num_items
-        self.item_counts = counts  # [V]
-        self.unigram = counts / counts.sum()  # [V]
-        previous, last = _contexts(ids, bounds)
         known = ids >= self.first_id
+        self._count(np.bincount(ids[known], minlength=num_items).astype(np.float64))
+        previous, last = _contexts(ids, bounds)
         self._fit(previous[known], last[known], ids[known])
         return self
+
+    def _count(self, counts: Floats) -> None:
+        """Take over how often each id is a target ``[V]``."""
+        if not counts.any():
+            raise InputError(f"no event has an item id of at least {self.first_id}: nothing to count")
+        self.num_items = len(counts)
+        self.item_counts = counts  # [V]
+        self.unigram = counts / counts.sum()  # [V]
 
     def scores(self, previous: npt.ArrayLike, last: npt.ArrayLike) -> Floats:
         """Scores of the item that follows `previous`, `last` (``[P]`` ids, oldest first)  ->  ``[P, V]``.
 
-        Higher is better; reserved ids have -inf. The result is dense: for many positions use `ranks`.
+        Higher is better; reserved ids have -inf. The result is dense: give many positions in blocks.
         """
         before, latest = self._context(previous), self._context(last)
         if before.shape != latest.shape:
@@ -65,29 +65,6 @@ class Baseline(ABC):
         scores = self._scores(before, latest)
         scores[:, : self.first_id] = -np.inf
         return scores
-
-    def ranks(self, values: npt.ArrayLike, offsets: npt.ArrayLike, positions: npt.ArrayLike | None = None) -> Ints:
-        """Ranks of the events at `positions` (indices into `values`), each predicted from the two before it.
-
-        Default: every event with at least one event before it in its sequence. Returns ``[P]`` int64 as
-        `recsys.metrics.ranks_from_scores` does, 0 where the target is reserved or never occurred in `fit`.
-        """
-        ids, bounds = _ragged(values, offsets, self._fitted())
-        if positions is None:
-            wanted = np.setdiff1d(np.arange(len(ids)), bounds[:-1])
-        else:
-            wanted = np.asarray(positions, dtype=np.int64)
-            if wanted.size and (int(wanted.min()) < 0 or int(wanted.max()) >= len(ids)):
-                raise InputError(f"positions must lie in 0 .. {len(ids) - 1}")
-        previous, last = _contexts(ids, bounds)
-        unseen = self.item_counts == 0  # [V], reserved ids among them
-        ranks = np.zeros(len(wanted), dtype=np.int64)
-        step = max(1, _BLOCK // self.num_items)
-        for start in range(0, len(wanted), step):
-            block = wanted[start : start + step]
-            scores = self.scores(previous[block], last[block])
-            ranks[start : start + step] = ranks_from_scores(scores, ids[block], excluded=unseen)
-        return ranks
 
     def _fitted(self) -> int:
         if not self.num_items:
@@ -109,21 +86,34 @@ class Baseline(ABC):
         """``[P]``, ``[P]``  ->  ``[P, V]``, a fresh array."""
 
 
-class Popularity(Baseline):
-    """Share of an item in all train events, whatever came before."""
+class CountBaseline(Baseline):
+    """A baseline that needs no more of the training data than how often each item occurs."""
+
+    def fit_counts(self, counts: npt.ArrayLike) -> Self:
+        """As `fit`, from how often each id occurs, ``[V]``; what is counted of reserved ids is left out.
+
+        Raises InputError where a count is negative or not finite, or none is left.
+        """
+        values = np.array(counts, dtype=np.float64)
+        if values.ndim != 1 or not np.isfinite(values).all() or (values < 0).any():
+            raise InputError(f"counts {list(values.shape)} must be [V] finite numbers of at least 0")
+        values[: self.first_id] = 0.0
+        self._count(values)
+        return self
 
     def _fit(self, previous: Ints, last: Ints, target: Ints) -> None:
-        """The item counts of `fit` are all there is to know."""
+        """The item counts are all there is to know."""
+
+
+class Popularity(CountBaseline):
+    """Share of an item in all train events, whatever came before."""
 
     def _scores(self, previous: Ints, last: Ints) -> Floats:
         return np.tile(self.unigram, (len(last), 1))
 
 
-class LastItem(Baseline):
+class LastItem(CountBaseline):
     """The last item again, then the others by popularity."""
-
-    def _fit(self, previous: Ints, last: Ints, target: Ints) -> None:
-        """The item counts of `fit` are all there is to know."""
 
     def _scores(self, previous: Ints, last: Ints) -> Floats:
         scores = np.tile(self.unigram, (len(last), 1))

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from recsys.runtime import command_line
+from recsys.cleaning.streams import DEFAULT_MAX_BYTES
+from recsys.runtime import command_line, gigabytes
 
 Handler = Callable[[argparse.Namespace], None]
 
@@ -62,6 +63,17 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="override one configuration value, for instance training.epochs=3; may be repeated",
+    )
+
+
+def _add_max_gigabytes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-gigabytes",
+        dest="max_bytes",
+        type=gigabytes,
+        default=DEFAULT_MAX_BYTES,
+        metavar="N",
+        help=f"cap on the decompressed size of a raw log (default {DEFAULT_MAX_BYTES / 1e9:g})",
     )
 
 
@@ -137,6 +149,7 @@ def _add_evaluate(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, help="folder for the figures (default RUN; with --input only printed)")
     parser.add_argument("--seen", choices=["keep", "remove"], help="may items of the history be recommended?")
     parser.add_argument("--no-baselines", action="store_true", help="the model's figures only")
+    _add_max_gigabytes(parser)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -156,8 +169,17 @@ def _evaluate(options: argparse.Namespace) -> None:
         split, out = options.split or "test", options.out
         print(evaluate(options.run, options.data, split=split, config=config, baselines=baselines, out=out))
     else:
-        train, out = options.data, options.out
-        print(evaluate_events(options.run, options.input, config=config, baselines=baselines, train=train, out=out))
+        print(
+            evaluate_events(
+                options.run,
+                options.input,
+                config=config,
+                baselines=baselines,
+                train=options.data,
+                out=options.out,
+                max_bytes=options.max_bytes,
+            )
+        )
 
 
 def _add_recommend(commands: Commands) -> None:
@@ -173,6 +195,7 @@ def _add_recommend(commands: Commands) -> None:
     parser.add_argument("--k", type=int, default=5, help="items a session (default 5)")
     parser.add_argument("--seen", choices=["keep", "remove"], default="keep", help="may items of the history come up?")
     parser.add_argument("--out", type=Path, help="write a .parquet or .csv instead of printing")
+    _add_max_gigabytes(parser)
 
 
 def _recommend(options: argparse.Namespace) -> None:
@@ -184,7 +207,7 @@ def _recommend(options: argparse.Namespace) -> None:
 
     if options.out and options.out.suffix not in (".parquet", ".csv"):
         raise ConfigError(f"--out {options.out}: expected a name that ends in .parquet or .csv")
-    lists = recommend(options.run, options.input, k=options.k, seen=options.seen)
+    lists = recommend(options.run, options.input, k=options.k, seen=options.seen, max_bytes=options.max_bytes)
     if options.out is None:
         with pl.Config(
             tbl_rows=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, fmt_str_lengths=10_000

@@ -6,6 +6,8 @@ The command line prints the message without a traceback and leaves with status 2
 import difflib
 from collections.abc import Iterable
 
+_MOST = 1000  # characters of names in a message
+
 
 class RecsysError(ValueError):
     """Base of every error that the user can mend."""
@@ -44,4 +46,12 @@ def missing_column(source: object, column: str, present: Iterable[str]) -> Input
     """The error for a column that `source` lacks; lists the columns that are there."""
     names = list(present)
     hint = nearest(column, names) if difflib.get_close_matches(column, names, n=1, cutoff=0.6) else ""
-    return InputError(f"{source}: column '{column}' is missing{hint}; columns: {', '.join(names)}")
+    # Bytes that are no table have columns too: those must not reach a terminal.
+    shown = ", ".join(name if name.isprintable() else repr(name) for name in names)
+    shown = shown if len(shown) <= _MOST else f"{shown[:_MOST]}..."
+    return InputError(f"{source}: column '{column}' is missing{hint}; columns: {shown}")
+
+
+def one_line(error: object) -> str:
+    """What another library says, short and without line breaks, to stand inside a message of ours."""
+    return " ".join(str(error).split())[:200]

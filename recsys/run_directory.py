@@ -23,7 +23,7 @@ from typing import Any
 
 from recsys.config import RunConfig, parse, read_yaml, save_config
 from recsys.errors import RunError
-from recsys.runtime import atomic_file, sha256_file
+from recsys.runtime import atomic_file, read_json, sha256_file
 from recsys.schema import Schema
 
 
@@ -113,8 +113,12 @@ class RunDirectory:
 
     def require(self, file: Path) -> Path:
         """Return `file` of this run, or say what is missing and how it comes about."""
+        if self.path.is_file():
+            raise RunError(f"{self.path}: is a file; name the run directory that `recsys train` wrote")
         if not self.path.is_dir():
             raise RunError(f"{self.path}: no such run directory; `recsys train --out {self.path}` makes one")
+        if not file.exists() and (self.path / "train").is_dir():
+            raise RunError(f"{self.path}: is a sequence dataset, not a run; `recsys train` makes one of it")
         if not file.exists():
             raise RunError(f"{self.path}: {file.name} is missing, so this is no finished run; train it again")
         return file
@@ -123,7 +127,7 @@ class RunDirectory:
         """Raise unless `dataset` is what the run was trained on: another one's test split may hold training users."""
         if not self.environment_file.is_file():
             return
-        if self.read_json(self.environment_file)["dataset"]["sha256"] != dataset_fingerprint(dataset):
+        if self.data_hash() != dataset_fingerprint(dataset):
             raise RunError(
                 f"{dataset}: is not the dataset that {self.path} was trained on, so users of its training split may be "
                 "among those scored; give the run's own, or pass --out DIR to measure all the same"
@@ -134,9 +138,14 @@ class RunDirectory:
         with atomic_file(file) as work:
             work.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
-    def read_json(self, file: Path) -> Any:
+    def read_json(self, file: Path) -> dict[str, Any]:
         """Read one of the run's JSON files."""
-        try:
-            return json.loads(self.require(file).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunError(f"{file}: not valid JSON: {error}") from error
+        return read_json(self.require(file), RunError, "write it again with `recsys train` or `evaluate`")
+
+    def data_hash(self) -> str:
+        """`dataset_fingerprint` of what the run was trained on, as environment.json has it."""
+        noted = self.read_json(self.environment_file).get("dataset")
+        found = noted.get("sha256") if isinstance(noted, dict) else None
+        if not isinstance(found, str):
+            raise RunError(f"{self.environment_file}: has no dataset.sha256 (damaged?); train the run again")
+        return found

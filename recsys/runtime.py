@@ -1,6 +1,9 @@
 """How things run: seeds, atomic output, progress bars, facts of the environment."""
 
+import argparse
 import hashlib
+import json
+import math
 import os
 import platform
 import resource
@@ -12,11 +15,11 @@ from contextlib import contextmanager
 from functools import wraps
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from recsys.errors import InputError, RecsysError
+from recsys.errors import InputError, RecsysError, one_line
 
 T = TypeVar("T")
 
@@ -54,6 +57,8 @@ def atomic_folder(path: Path, *, replace: bool = False, markers: Sequence[str] =
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it when the block ends well."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file")
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(f".{path.name}.{os.getpid()}")
@@ -67,6 +72,34 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def progress(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterable[T]:
     """Wrap `items` in a bar that shows up on standard error once the work has taken two seconds."""
     return tqdm(items, desc=what, total=total, unit=unit, delay=2.0, leave=False, file=sys.stderr)
+
+
+def read_json(path: Path, kind: type[RecsysError] = InputError, fix: str = "") -> dict[str, Any]:
+    """Read a JSON object; `kind` is the error for anything else, which names the file and the `fix`."""
+    fix = fix and f"; {fix}"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise kind(f"{path}: not valid JSON: {one_line(error)}{fix}") from error
+    if not isinstance(values, dict):
+        raise kind(f"{path}: expected a JSON object, found a {type(values).__name__}{fix}")
+    return values
+
+
+def note(text: str) -> None:
+    """Say on standard error, in one line, what a person should know of a result that is none the less good."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+def gigabytes(text: str) -> int:
+    """Bytes of the flag ``--max-gigabytes`` (10^9 bytes each), as argparse's `type`."""
+    try:
+        size = float(text)
+    except ValueError:
+        size = math.nan
+    if not (math.isfinite(size) and size > 0):
+        raise argparse.ArgumentTypeError(f"'{text}': expected a number of gigabytes above 0")
+    return round(size * 1e9)
 
 
 class EntryPoint(Protocol):

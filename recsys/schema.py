@@ -18,6 +18,7 @@ ITEM_ID = "item_id"
 TIMESTAMP = "timestamp"  # Int64, microseconds since 1970 UTC
 USER_ID = "user_id"
 CATEGORY = "cat"
+ARGUMENTS = "arguments"  # what followed a command on its line (grammar shell)
 MERGE_COUNT = "merge_count"  # how many equal rows in a row one event stands for
 INTERVAL = "timestamp_interval"  # seconds since the session's previous event, 0 for its first
 CLASSIFICATION = "classification"
@@ -134,11 +135,11 @@ class Schema(BaseModel):
         if not path.is_file():
             raise SchemaError(f"{path}: no such file; `recsys preprocess` writes it")
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(p) for p in first["loc"])
-            raise SchemaError(f"{path}: {where}: {first['msg']}") from error
+            raise SchemaError(f"{path}: {where}{': ' if where else ''}{first['msg']}") from error
 
     def differences(self, other: "Schema") -> list[str]:
         """What keeps data of this schema from feeding a model trained on `other`; empty when it fits."""

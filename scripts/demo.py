@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from recsys.cleaning.profile import load_profile
+from recsys.cleaning.streams import DEFAULT_MAX_BYTES
 from recsys.config import load_config
 from recsys.errors import InputError
-from recsys.runtime import command_line
+from recsys.runtime import command_line, gigabytes
 
 ROOT = Path(__file__).resolve().parent.parent
 # What a demo writes: a folder a stage, and in each a file by which it is known.
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
     _recsys("evaluate", "--run", out / "run", "--data", out / "dataset")
     _show_examples(out)
     lists = out / "run" / "recommendations.csv"
-    _recsys("recommend", "--run", out / "run", "--input", logs, "--k", 5, "--out", lists)
+    _recsys("recommend", "--run", out / "run", "--input", logs, "--k", 5, "--out", lists, *_cap(options))
     _recsys("report", "--run", out / "run")
     print(f"\nFigures: {out / 'run' / 'metrics.json'}\nReport:  {out / 'run' / 'report.html'}")
     print(f"Next five commands of every session: {lists}")
@@ -62,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", help="cleaning profile (default: that of --config, else vectorworks)")
     parser.add_argument("--config", type=Path, help="run configuration in place of configs/PROFILE.yaml")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder to write (default out/demo)")
+    parser.add_argument(
+        "--max-gigabytes",
+        dest="max_bytes",
+        type=gigabytes,
+        metavar="N",
+        help=f"cap on the decompressed size of --logs (default {DEFAULT_MAX_BYTES / 1e9:g})",
+    )
     parser.add_argument("--quick", action="store_true", help="fewer generated users; two epochs on logs of your own")
     return parser
 
@@ -115,11 +123,16 @@ def _clean(options: argparse.Namespace, out: Path, config: Path) -> Path:
         flags = ["--out", out / "simulated", "--users", users, "--seed", 0]
         _run("python -m data_processing.simulate", simulate.main, *flags)
         logs = out / "simulated" / "logs"
-    flags = ["--logs", logs, "--profile", options.profile, "--out", out / "reconstructed"]
+    flags = ["--logs", logs, "--profile", options.profile, "--out", out / "reconstructed", *_cap(options)]
     _run("python -m data_processing.reconstruct", reconstruct.main, *flags)
     flags = ["--events", out / "reconstructed", "--config", config, "--out", out / "events"]
     _run("python -m data_processing.filter", filter_stage.main, *flags)
     return logs
+
+
+def _cap(options: argparse.Namespace) -> list[object]:
+    """The flag for the commands that read raw logs, where it was given."""
+    return [] if options.max_bytes is None else ["--max-gigabytes", options.max_bytes / 1e9]
 
 
 def _recsys(command: str, *flags: object) -> None:

@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys import baselines
 from recsys.baselines import LastItem, Markov1, Markov2, Popularity
 from recsys.errors import ConfigError, InputError
-from recsys.metrics import ranks_from_scores
 
 FIRST, V = 3, 8
 SEQUENCES = st.lists(st.lists(st.integers(2, V - 1), min_size=0, max_size=9), min_size=1, max_size=6)
@@ -62,23 +60,24 @@ def test_scores_equal_the_formulas(sequences, k):
 
 
 @settings(max_examples=40, deadline=None)
-@given(train=SEQUENCES, test=SEQUENCES)
-def test_ranks_equal_the_loop_over_positions(train, test):
-    if not any(i >= FIRST for s in train for i in s):
+@given(sequences=SEQUENCES)
+def test_counts_are_all_that_popularity_and_last_item_need(sequences):
+    if not any(i >= FIRST for s in sequences for i in s):
         return
-    seen = {i for s in train for i in s if i >= FIRST}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baselines, "_BLOCK", 2 * V)
-        for model in (Popularity(), Markov1(), Markov2(), LastItem()):
-            got = model.fit(*ragged(train), V).ranks(*ragged(test))
-            want = []
-            for s in test:
-                for i in range(1, len(s)):
-                    score = model.scores([s[i - 2] if i >= 2 else 0], [s[i - 1]])[0]
-                    others = [j for j in seen if j != s[i]]
-                    known = s[i] in seen
-                    want.append(1 + sum(score[j] >= score[s[i]] for j in others) if known else 0)
-            assert got.tolist() == want
+    values, offsets = ragged(sequences)
+    previous, last = (x.ravel() for x in np.meshgrid(np.arange(V), np.arange(V)))
+    for kind in (Popularity, LastItem):
+        want = kind().fit(values, offsets, V)
+        got = kind().fit_counts(np.bincount(values, minlength=V))
+        np.testing.assert_array_equal(got.item_counts, want.item_counts)
+        np.testing.assert_array_equal(got.scores(previous, last), want.scores(previous, last))
+
+
+def test_fit_of_counts_takes_no_memory_for_the_events():
+    counts = np.array([0, 10**15, 10**15, 3 * 10**14, 10**14])
+    scores = Popularity().fit_counts(counts).scores([0], [3])
+    assert scores[0].tolist() == [-np.inf, -np.inf, -np.inf, 0.75, 0.25]
+    assert counts[1] == 10**15  # the caller's
 
 
 def test_markov2_uses_both_items_and_backs_off():
@@ -97,19 +96,6 @@ def test_last_item_then_popularity():
     order = np.argsort(-model.scores([0, 3], [5, 2]), axis=1, kind="stable")
     assert order[0, :3].tolist() == [5, 3, 4]
     assert order[1, :3].tolist() == [3, 4, 5]  # a reserved last id is never recommended
-
-
-def test_chosen_positions():
-    train, (values, offsets) = ragged([[3, 4, 5, 3, 4]]), ragged([[3, 4], [5, 3, 4], [7, 2, 5]])
-    model = Markov2().fit(*train, V)
-    every = model.ranks(values, offsets)
-    assert len(every) == 5  # first events have nothing before them
-    assert model.ranks(values, offsets, [1, 4]).tolist() == [every[0], every[2]]
-    assert len(model.ranks(values, offsets, [])) == 0
-    # The first event of a sequence can be asked for: padding is its context, as it was in fit.
-    start = ranks_from_scores(model.scores([0], [0]), [3], excluded=model.item_counts == 0)
-    assert model.ranks(values, offsets, [0]).tolist() == start.tolist()
-    assert model.ranks(values, offsets, [6]).tolist() == [0]  # out of vocabulary as target: a miss
 
 
 def test_contexts_do_not_cross_sequences():
@@ -136,8 +122,11 @@ def test_input_is_checked():
         fitted.scores([3], [V])
     with pytest.raises(InputError, match="both be"):
         fitted.scores([3], [4, 5])
-    with pytest.raises(InputError, match="positions"):
-        fitted.ranks(values, offsets, [3])
+    for counts in ([[1.0]], [0, 0, 0, -1.0], [0, 0, 0, np.nan]):
+        with pytest.raises(InputError, match="finite numbers of at least 0"):
+            Popularity().fit_counts(counts)
+    with pytest.raises(InputError, match="nothing to count"):
+        LastItem().fit_counts([5, 5, 5, 0])
     with pytest.raises(ConfigError, match="k"):
         Markov1(k=0.0)
     with pytest.raises(ConfigError, match="first_id"):

@@ -102,6 +102,7 @@ def test_every_public_name_is_there() -> None:
         ["evaluate", "--data", "d"],
         ["evaluate", "--run", "r", "--data", "d", "--split", "all"],
         ["recommend", "--run", "r", "--input", "i", "--k", "five"],
+        ["recommend", "--run", "r", "--input", "i", "--max-gigabytes", "0"],
     ],
     ids=" ".join,
 )

@@ -1,69 +1,20 @@
 """Input that a command cannot use: one line, exit status 2, and nothing left behind."""
 
+# ruff: noqa: F401, F811  (fixtures are imported and named again as arguments)
 import gzip
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
-import transformers.trainer  # noqa: F401  (says on standard output, once and on import, that wandb is offline)
 
 from data_processing import filter as filter_stage
 from data_processing import reconstruct, simulate
 from recsys.cli import main
-from recsys.config import save_config
-from tests.tiny_run import make_config, make_events, make_run
-
-Check = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with dataset/ and run/, not to be written to."""
-    folder = tmp_path_factory.mktemp("tiny")
-    make_run(folder)
-    return folder
-
-
-@pytest.fixture
-def work(tiny: Path, tmp_path: Path) -> Path:
-    """A folder of a test's own with dataset/, run/, config.yaml and events.csv."""
-    folder = tmp_path / "work"
-    shutil.copytree(tiny, folder)
-    save_config(make_config(), folder / "config.yaml")
-    make_events().write_csv(folder / "events.csv")
-    return folder
-
-
-@pytest.fixture
-def refused(work: Path, capsys: pytest.CaptureFixture[str]) -> Check:
-    """Run a command that must fail: status 2, one line on standard error, no file made, changed or removed."""
-
-    def check(*arguments: object, entry: Callable[[list[str]], int] = main) -> str:
-        before = contents(work)
-        capsys.readouterr()
-        status = entry([str(a) for a in arguments])
-        printed = capsys.readouterr()
-        assert status == 2, printed
-        assert printed.err.startswith("error: ")
-        assert printed.err.count("\n") == 1 and printed.err.endswith("\n"), printed.err
-        assert printed.out == ""
-        assert contents(work) == before
-        return printed.err
-
-    return check
-
-
-def contents(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file and folder with its size and time of change."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        facts = path.stat()
-        found[str(path.relative_to(folder))] = (facts.st_size if path.is_file() else 0, facts.st_mtime_ns)
-    return found
-
+from tests.refusal import Check, refused, tiny, work
+from tests.tiny_run import make_events, make_log_run, make_run, write_log
 
 # Input that cannot be used.
 
@@ -274,6 +225,18 @@ def test_overwrite_never_removes_what_the_command_did_not_write(work: Path, refu
     common = ("--out", mine, "--overwrite")
     assert f"{mine}: " in refused("train", "--data", work / "dataset", *common)
     assert f"{mine}: " in refused("preprocess", "--events", work / "events.csv", *common)
+
+
+def test_raw_log_that_inflates_beyond_the_cap(work: Path, refused: Check) -> None:
+    run, log = make_log_run(work / "run", work / "cleaned"), work / "log.csv"
+    write_log(log, {"a": ["command 03", "command 04"] * 100})
+    packed = work / "log.csv.gz"
+    packed.write_bytes(gzip.compress(log.read_bytes()))
+    expected = f"error: {packed}: decompresses to more than 1e-06 GB; raise --max-gigabytes if that is meant\n"
+    for command in ("recommend", "evaluate"):
+        common = (command, "--run", run, "--input", packed)
+        assert refused(*common, "--max-gigabytes", "1e-6") == expected
+        assert main([str(a) for a in (*common, "--max-gigabytes", "1e-3")]) == 0
 
 
 def test_a_raw_log_for_a_run_without_cleaning(work: Path, refused: Check) -> None:

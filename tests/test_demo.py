@@ -113,7 +113,7 @@ def test_demo_refuses_a_folder_that_holds_anything_else(tmp_path: Path, capsys: 
     ("flags", "expected"),
     [
         (["--logs", "gone.tar.xz"], "--logs gone.tar.xz: no such file or folder"),
-        (["--profile", "visual_stdio"], "profiles: vectorworks, visual_studio"),
+        (["--profile", "visual_stdio"], "vectorworks, visual_studio; or pass --config FILE"),
         (["--config", "gone.yaml"], "gone.yaml: no such file"),
     ],
 )
@@ -126,3 +126,18 @@ def test_demo_keeps_an_earlier_demo_where_its_flags_are_wrong(
     assert line.startswith("error: ") and line.count("\n") == 1
     assert expected in line
     assert (tmp_path / "run").is_dir()
+
+
+def test_demo_hands_its_cap_to_the_commands_that_read_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = tmp_path / "log.jsonl"
+    logs.write_text("{}\n")
+    ran: list[list[object]] = []
+    monkeypatch.setattr(demo, "_run", lambda name, entry, *flags: ran.append([name, *flags]))
+    monkeypatch.setattr(demo, "_show_examples", lambda out: None)
+    common = ["--logs", str(logs), "--out", str(tmp_path / "out")]
+    assert demo.main([*common, "--max-gigabytes", "2.5"]) == 0
+    capped = [command[:2] for command in ran if command[-2:] == ["--max-gigabytes", 2.5]]
+    assert capped == [["python -m data_processing.reconstruct", "--logs"], ["recsys", "recommend"]]
+    ran.clear()
+    assert demo.main(common) == 0
+    assert len(ran) == 7 and not any("--max-gigabytes" in command for command in ran)

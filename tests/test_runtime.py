@@ -1,9 +1,11 @@
 """Outputs appear whole or not at all; commands leave with a status and one line."""
 
+import argparse
+
 import pytest
 
 from recsys.errors import InputError
-from recsys.runtime import atomic_file, atomic_folder, command_line, sha256_file
+from recsys.runtime import atomic_file, atomic_folder, command_line, gigabytes, note, sha256_file
 
 
 def test_a_folder_appears_by_rename(tmp_path):
@@ -74,3 +76,15 @@ def test_sha256_of_a_known_text(tmp_path):
     path = tmp_path / "abc"
     path.write_bytes(b"abc")
     assert sha256_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_note_is_one_line_on_standard_error(capsys):
+    note("2 sessions are empty")
+    assert capsys.readouterr() == ("", "note: 2 sessions are empty\n")
+
+
+def test_gigabytes_are_given_in_bytes():
+    assert [gigabytes(text) for text in ("256", "0.5", "1e-9")] == [256 * 10**9, 5 * 10**8, 1]
+    for text in ("0", "-1", "nan", "inf", "lots", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}': expected a number of gigabytes above 0"):
+            gigabytes(text)

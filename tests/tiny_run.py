@@ -1,17 +1,22 @@
 """A small sequence dataset and a run with fresh weights, for tests of what comes after training."""
 
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from recsys.build import build_model
+from recsys.cleaning.rules import Rules
 from recsys.config import RunConfig
 from recsys.data.batch import Batch
 from recsys.data.dataset import SequenceDataset
 from recsys.etl import preprocess
+from recsys.inference import LoadedRun, load
 from recsys.recommender import Recommender
 from recsys.run_directory import RunDirectory
 
@@ -70,6 +75,55 @@ def make_run(folder: Path, events: pl.DataFrame | None = None, config: RunConfig
                     parameter.mul_(4.0)
     save_file(model.state_dict(), run.weights)
     return data, run.path
+
+
+PROFILE = """
+name: plain
+grammar: plain
+columns: {time: when, message: what, session: session}
+times: [{format: epoch_s, example: '1600000000'}]
+undo: {mode: keep}
+"""
+START = 1_600_000_000
+
+
+def make_log_run(run: Path, copy: Path, dropped: Sequence[str] = (), profile: str = PROFILE) -> Path:
+    """A copy of a run that holds a cleaning for raw logs (columns session, when, what); `dropped`: rare commands."""
+    shutil.copytree(run, copy)
+    (copy / "cleaning").mkdir()
+    (copy / "cleaning" / "profile.yaml").write_text(profile)
+    Rules(dropped_commands=list(dropped)).save(copy / "cleaning")
+    return copy
+
+
+def write_log(path: Path, sessions: Mapping[str, Sequence[str]]) -> None:
+    """A raw log for `make_log_run`: the commands of each session, ten seconds apart."""
+    lines = [f"{s},{START + 10 * i},{name}" for s, names in sessions.items() for i, name in enumerate(names)]
+    path.write_text("\n".join(["session,when,what", *lines]) + "\n")
+
+
+# Fixtures; the conftest.py of a folder that wants them imports them.
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of a dataset and of a run."""
+    return make_run(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def run(folders: tuple[Path, Path]) -> LoadedRun:
+    """The run in memory, on the CPU."""
+    return load(folders[1], device="cpu")
+
+
+@pytest.fixture(scope="session")
+def dataset(folders: tuple[Path, Path]) -> SequenceDataset:
+    """The dataset's test split."""
+    return SequenceDataset.load(folders[0], "test")
+
+
+# Slow references.
 
 
 @torch.no_grad()

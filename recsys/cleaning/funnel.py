@@ -46,6 +46,11 @@ class Funnel:
         entry.removed.update(removed)
         entry.facts.update(facts)
 
+    def merge(self, other: "Funnel") -> None:
+        """Add the counts of another part."""
+        for name, stage in other.stages.items():
+            self.count(name, stage.rows_in, stage.rows_out, dict(stage.removed), **stage.facts)
+
     def require_rows(self, source: object) -> None:
         """Raise when a stage let nothing through, naming it and what it removed."""
         for name, stage in self.stages.items():

@@ -9,13 +9,14 @@ with an optional ``(MAX-n)`` and optional quotes around names. A command is name
 quotes and the counter ``(n)`` of a menu removed, runs of blanks squeezed; anything else in a name is kept as it is.
 """
 
+import re
 from enum import IntEnum
 
 import polars as pl
 
 from recsys.cleaning.profile import Epoch, Profile, TimeFormat, UndoConfig
 from recsys.errors import InputError
-from recsys.schema import ITEM_ID, TIMESTAMP
+from recsys.schema import ARGUMENTS, ITEM_ID, TIMESTAMP
 
 MESSAGE = "message"
 CLOCK = "clock"  # microseconds of a process clock
@@ -44,17 +45,29 @@ _KINDS = {
 }
 _GRAMMAR = r"(?s)^(" + "|".join(_KINDS) + r"): *(.*)$"
 OUTSIDE = "not in the grammar"
+NO_COMMAND = "no command in it"
 
 
 def parse_messages(messages: pl.Series, profile: Profile) -> pl.DataFrame:
-    """One row a distinct message: message, item_id, kind (of `Kind`), reason (null unless it is noise)."""
+    """One row a distinct message: message, item_id, kind (of `Kind`), reason (null unless it is noise).
+
+    Grammar shell adds arguments: what follows the first word (null: nothing).
+    """
     table = messages.unique(maintain_order=True).alias(MESSAGE).to_frame()
-    if profile.grammar == "plain":
-        table = table.with_columns(pl.col(MESSAGE).alias(ITEM_ID), _plain_kind(profile.undo).alias(KIND))
-    else:
+    if profile.grammar == "vectorworks":
         table = _parse_vectorworks(table)
-    table = table.with_columns(_noise_reason(profile).alias(REASON))
-    return table.select(MESSAGE, ITEM_ID, pl.col(KIND).cast(pl.UInt8), REASON)
+    else:
+        is_shell = profile.grammar == "shell"
+        table = _split_arguments(table) if is_shell else table.with_columns(pl.col(MESSAGE).alias(ITEM_ID))
+        table = table.with_columns(_plain_kind(profile.undo).alias(KIND))
+    table = table.with_columns(_noise_reason(profile).alias(REASON), pl.col(KIND).cast(pl.UInt8))
+    return table.select(c for c in (MESSAGE, ITEM_ID, KIND, REASON, ARGUMENTS) if c in table.columns)
+
+
+def _split_arguments(table: pl.DataFrame) -> pl.DataFrame:
+    words = pl.col(MESSAGE).str.strip_chars().str.extract_groups(r"(?s)^(\S*)\s*(.*)$")
+    rest = words.struct[1]
+    return table.with_columns(words.struct[0].alias(ITEM_ID), pl.when(rest != "").then(rest).alias(ARGUMENTS))
 
 
 def _plain_kind(undo: UndoConfig) -> pl.Expr:
@@ -117,6 +130,7 @@ def _noise_reason(profile: Profile) -> pl.Expr:
         of_menu = pl.col(ITEM_ID).str.starts_with("Menu:")
         reasons.append(pl.when(~of_menu & number.is_in(noise.ids)).then(pl.format("id ({})", number)))
     reasons.append(pl.when(pl.col(KIND).is_null()).then(pl.lit(OUTSIDE)))
+    reasons.append(pl.when(pl.col(ITEM_ID) == "").then(pl.lit(NO_COMMAND)))
     return pl.coalesce(reasons)
 
 
@@ -160,7 +174,7 @@ def _read_time(form: TimeFormat) -> pl.Expr:
     if form.format in Epoch:
         number = text.cast(pl.Float64, strict=False) * Epoch[form.format]
         return text.cast(pl.Int64, strict=False).mul(Epoch[form.format]).fill_null(number.round().cast(pl.Int64))
-    has_zone = "%z" in form.format or "%Z" in form.format
+    has_zone = re.search(r"%(:{0,3}z|#z|Z|\+)", form.format) is not None
     if form.pattern is not None:
         groups = text.str.extract_groups(form.pattern)
         time = groups.struct.field("time")

@@ -10,11 +10,14 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
 
+from recsys.cleaning.fitting import AlignConfig, RedundancyConfig, SideInformationConfig, WorkflowConfig
 from recsys.config import StrictModel, parse, read_yaml
 from recsys.errors import ConfigError, nearest
+from recsys.schema import ARGUMENTS, CATEGORY, ITEM_ID, MERGE_COUNT, SESSION_ID, TIMESTAMP, USER_ID
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _PROFILE_FOLDERS = (_PACKAGE / "_profiles", _PACKAGE.parent / "configs" / "profiles")
+EVENT_COLUMNS = (SESSION_ID, ITEM_ID, TIMESTAMP, USER_ID, CATEGORY, MERGE_COUNT)  # of every grammar
 Epoch = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
 
 
@@ -26,11 +29,20 @@ class ColumnsConfig(StrictModel):
     session: list[str] = Field(default_factory=list)  # empty: sessions come from gaps in a user's time
     user: list[str] = Field(default_factory=list)
     category: list[str] = Field(default_factory=list)
+    keep: list[str] = Field(default_factory=list)  # further columns that events carry on, as text
 
     @field_validator("*", mode="before")
     @classmethod
     def _as_list(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("keep")
+    @classmethod
+    def _are_free(cls, value: list[str]) -> list[str]:
+        taken = [name for name in value if name in EVENT_COLUMNS]
+        if taken:
+            raise ValueError(f"'{taken[0]}' is a column that cleaning writes itself; rename it in the log")
+        return value
 
 
 class TimeFormat(StrictModel):
@@ -85,6 +97,8 @@ class UndoConfig(StrictModel):
 
     mode: Literal["stack", "keep", "none"] = "stack"
     starters: bool = True  # an undone event takes along the Tool or Menu row that began it (grammar vectorworks)
+    not_starters: list[str] = Field(default_factory=list)  # prefixes of Tool and Menu rows that never begin an event
+    starter_seconds: Annotated[float, Field(gt=0)] | None = None  # longest time from a Tool or Menu to its event
     undo_messages: list[str] = Field(default_factory=list)  # grammar plain
     redo_messages: list[str] = Field(default_factory=list)  # grammar plain
     undoable_prefixes: list[str] = Field(default_factory=list)  # grammar plain; empty: every command can be undone
@@ -125,7 +139,8 @@ class Profile(StrictModel):
     columns: ColumnsConfig
     times: Annotated[list[TimeFormat], Field(min_length=1)]
     files: FilesConfig = Field(default_factory=FilesConfig)
-    grammar: Literal["vectorworks", "plain"] = "plain"
+    # plain: the message is the command; shell: its first word is, the rest are its arguments
+    grammar: Literal["vectorworks", "plain", "shell"] = "plain"
     categories: list[str] | None = None  # kept values of the category column; None keeps all
     noise: NoiseConfig = Field(default_factory=NoiseConfig)
     gap_minutes: Annotated[float, Field(gt=0)] | None = None  # a longer pause of a user starts a session
@@ -134,6 +149,10 @@ class Profile(StrictModel):
     rare: RareConfig = Field(default_factory=RareConfig)
     min_length: Annotated[int, Field(ge=1)] = 1  # events; shorter sessions leave
     metadata: MetadataConfig = Field(default_factory=MetadataConfig)
+    align: AlignConfig | None = None
+    redundancy: RedundancyConfig | None = None
+    workflows: WorkflowConfig | None = None
+    side_information: SideInformationConfig | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -143,9 +162,15 @@ class Profile(StrictModel):
             raise ValueError("gap_minutes needs columns.user, whose pauses split sessions")
         if self.categories is not None and not self.columns.category:
             raise ValueError("categories needs columns.category")
-        if self.grammar == "plain" and self.undo.mode != "keep" and not self.undo.undo_messages:
+        if self.grammar != "vectorworks" and self.undo.mode != "keep" and not self.undo.undo_messages:
             raise ValueError(f"undo.mode '{self.undo.mode}' needs undo.undo_messages; or set undo.mode to 'keep'")
         return self
+
+    @property
+    def event_columns(self) -> list[str]:
+        """The columns that cleaned events may have, in order."""
+        arguments = [ARGUMENTS] if self.grammar == "shell" else []
+        return [*EVENT_COLUMNS, *arguments, *self.columns.keep]
 
 
 def load_profile(name: str | Path) -> Profile:

@@ -5,6 +5,12 @@ process clock that counts microseconds from an unknown moment. Rows of one secon
 time is the clock plus its offset, held within the second. The offset is the largest difference of second and clock
 that the session has shown so far: it looks back only, so that a live tail gets the same times as the finished file.
 A clock that goes back (another process) starts anew.
+
+A wall clock that jumps back (NTP, summer time): where the process clock went on meanwhile, it is believed. The row
+comes as many whole seconds after the row before it in the file as the process clock counted, and the jump is added to
+all later times of the session, so that the order of the file stands and pauses are right but for the one second.
+Where both went back (a row that was written late), or there is no process clock, the wall clock orders the rows.
+Either way rows that lie before the one before them in the file are counted as ``clock_went_back``.
 """
 
 import polars as pl
@@ -14,13 +20,13 @@ from recsys.cleaning.funnel import Funnel
 from recsys.cleaning.parser import CLOCK
 from recsys.cleaning.profile import Profile
 from recsys.cleaning.undo import undo_reasons
-from recsys.schema import CATEGORY, ITEM_ID, MERGE_COUNT, SESSION_ID, TIMESTAMP, USER_ID
+from recsys.schema import ITEM_ID, MERGE_COUNT, SESSION_ID, TIMESTAMP, USER_ID
 
 HASH = "key_hash"  # of the key: events are ordered by it, so that any number of buckets gives the same table
 HASHES = 1 << 32
-_NUMBER = "session_number"
-_FIRST = "first_number_of_user"
-EVENT_COLUMNS = (SESSION_ID, ITEM_ID, TIMESTAMP, USER_ID, CATEGORY, MERGE_COUNT)
+NUMBER = "session_number"
+FIRST = "first_number_of_user"
+SECOND = 1_000_000
 
 
 def key_column(profile: Profile) -> str:
@@ -34,7 +40,7 @@ def add_hash(frame: pl.DataFrame, profile: Profile) -> pl.DataFrame:
 
 
 def clean_sessions(rows: pl.DataFrame, profile: Profile, funnel: Funnel) -> pl.DataFrame:
-    """Events of whole sessions: the columns of `EVENT_COLUMNS` that `rows` has, ordered by hash, key and time.
+    """Events of whole sessions: the columns of `Profile.event_columns` that `rows` has, ordered by hash, key and time.
 
     Sessions that come from gaps are named ``user-1``, ``user-2``, ...
 
@@ -42,18 +48,50 @@ def clean_sessions(rows: pl.DataFrame, profile: Profile, funnel: Funnel) -> pl.D
         rows: kept rows with `HASH`, in the log's order; all rows of a key must be there.
     """
     key = key_column(profile)
-    rows = rows.sort(HASH, key, TIMESTAMP, maintain_order=True)
+    rows, went_back = _in_order(rows, key)
     rows = _with_clock(rows, key)
-    rows = rows.with_columns(_session_starts(key, profile).cum_sum().alias(_NUMBER))
+    rows = rows.with_columns(_session_starts(key, profile).cum_sum().alias(NUMBER))
     # Sessions are numbered within a user before undo, which may empty one.
     of_user = (pl.col(key) != pl.col(key).shift()).fill_null(True)
-    rows = rows.with_columns(pl.when(of_user).then(_NUMBER).forward_fill().alias(_FIRST))
+    rows = rows.with_columns(pl.when(of_user).then(NUMBER).forward_fill().alias(FIRST))
+    return finish_sessions(rows, undo_reasons(rows, NUMBER, profile), profile, funnel, went_back)
+
+
+def finish_sessions(
+    rows: pl.DataFrame, reasons: pl.Series, profile: Profile, funnel: Funnel, went_back: int = 0
+) -> pl.DataFrame:
+    """The stateless end of `clean_sessions`, which a live log shares: undone rows leave, repeats collapse, names.
+
+    Args:
+        rows: all rows of their sessions in order, with the columns `NUMBER` (of the session, from 1) and `FIRST` (of
+            the key's first session).
+        reasons: why a row leaves; null: it stays.
+        went_back: rows whose time lay before the row before them.
+    """
+    key = key_column(profile)
     if USER_ID in rows.columns and key != USER_ID:  # files without the column, beside files with it
-        rows = rows.with_columns(pl.col(USER_ID).forward_fill().backward_fill().over(_NUMBER))
-    sessions = int(rows[_NUMBER][-1]) if rows.height else 0
-    funnel.count("sessions", rows.height, rows.height, {}, sessions=sessions)
-    rows = funnel.drop("undo", rows, undo_reasons(rows, _NUMBER, profile))
-    return _named(_collapsed(rows, profile, funnel), key)
+        rows = rows.with_columns(pl.col(USER_ID).forward_fill().backward_fill().over(NUMBER))
+    sessions = int(rows[NUMBER][-1]) if rows.height else 0
+    funnel.count("sessions", rows.height, rows.height, {}, sessions=sessions, clock_went_back=went_back)
+    rows = funnel.drop("undo", rows, reasons)
+    return _named(_collapsed(rows, profile, funnel), key, profile)
+
+
+def _in_order(rows: pl.DataFrame, key: str) -> tuple[pl.DataFrame, int]:
+    """Rows by hash, key and time, jumps of the wall clock mended, and how many lay before the row before them."""
+    rows = rows.sort(HASH, key, maintain_order=True)  # the order of the file within each key
+    time, same = pl.col(TIMESTAMP), pl.col(key) == pl.col(key).shift()
+    back = rows.select((same & (time < time.shift())).fill_null(False)).to_series()
+    went_back = int(back.sum())
+    if not went_back:
+        return rows, 0
+    if CLOCK in rows.columns:
+        clock = pl.col(CLOCK)
+        counted = (clock - clock.shift()) // SECOND * SECOND
+        jump = pl.when(back & (counted >= 0)).then(time.shift() - time + counted).otherwise(0)
+        jumps = rows.select(pl.col(key), jump.fill_null(0).alias("jump"))
+        rows = rows.with_columns(time + jumps.select(pl.col("jump").cum_sum().over(key)).to_series())
+    return rows.sort(HASH, key, TIMESTAMP, maintain_order=True), went_back
 
 
 def _session_starts(key: str, profile: Profile) -> pl.Expr:
@@ -84,7 +122,7 @@ def _collapsed(rows: pl.DataFrame, profile: Profile, funnel: Funnel) -> pl.DataF
         rows = rows.with_columns(pl.lit(1, dtype=pl.Int64).alias(MERGE_COUNT))
     if not profile.collapse:
         return rows
-    events = collapse(rows, _NUMBER)
+    events = collapse(rows, NUMBER)
     count_merged("repeats", rows, events, funnel)
     return events
 
@@ -107,8 +145,8 @@ def collapse(rows: pl.DataFrame, session: str) -> pl.DataFrame:
     return events.with_columns(counts.cast(pl.Int64).alias(MERGE_COUNT))
 
 
-def _named(events: pl.DataFrame, key: str) -> pl.DataFrame:
+def _named(events: pl.DataFrame, key: str, profile: Profile) -> pl.DataFrame:
     if key == USER_ID:
-        within = pl.col(_NUMBER) - pl.col(_FIRST) + 1
+        within = pl.col(NUMBER) - pl.col(FIRST) + 1
         events = events.with_columns(pl.format("{}-{}", USER_ID, within).alias(SESSION_ID))
-    return events.select(c for c in EVENT_COLUMNS if c in events.columns)
+    return events.select(c for c in profile.event_columns if c in events.columns)

@@ -7,7 +7,7 @@ import polars as pl
 
 from recsys.cleaning.parser import CLOCK, MESSAGE, parse_times
 from recsys.cleaning.profile import MetadataConfig, Profile
-from recsys.cleaning.streams import DEFAULT_MAX_BYTES, Budget, Patterns, Table, open_tables
+from recsys.cleaning.streams import DEFAULT_MAX_BYTES, Budget, Patterns, Role, Table, list_files, open_tables
 from recsys.cleaning.tables import read_frames, require
 from recsys.errors import InputError
 from recsys.schema import CATEGORY, CLASSIFICATION, DESCRIPTION, ITEM_ID, SESSION_ID, TARGET, TIMESTAMP, USER_ID
@@ -32,12 +32,18 @@ class LogReader:
         profile: names of columns and files, forms of time.
         max_bytes: cap on the decompressed size of all of it.
         metadata: file with what is known about commands; None: the profile's, inside `path`, else beside it.
+        files: read only these of `list_files`, a share of a folder; None: all.
     """
 
     def __init__(
-        self, path: Path, profile: Profile, max_bytes: int = DEFAULT_MAX_BYTES, metadata: Path | None = None
+        self,
+        path: Path,
+        profile: Profile,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        metadata: Path | None = None,
+        files: Sequence[tuple[Path, Role]] | None = None,
     ) -> None:
-        self.path, self.profile, self._metadata_path = path, profile, metadata
+        self.path, self.profile, self._metadata_path, self._chosen = path, profile, metadata, files
         self.budget = Budget(max_bytes)
         self.files: dict[str, int] = {}  # name -> rows
         self.skipped: list[str] = []
@@ -49,30 +55,43 @@ class LogReader:
         files = [self.path] if self.path.is_file() else self.path.rglob("*")
         return sum(p.stat().st_size for p in files if p.is_file())
 
+    def list_files(self) -> list[tuple[Path, Role]]:
+        """The files under the path and their parts; fills `skipped` with those that are not read."""
+        return list_files(self.path, self._patterns(), self.skipped)
+
+    def _patterns(self) -> Patterns:
+        return Patterns(self.profile.files.logs, self.profile.metadata.files, self.profile.files.skip)
+
     def frames(self) -> Iterator[pl.DataFrame]:
         """Frames in the order of the input, with the columns of `RAW_COLUMNS` that the log has.
 
         Raises:
             InputError: anything in the input that cannot be read, in one line.
         """
-        patterns = Patterns(self.profile.files.logs, self.profile.metadata.files, self.profile.files.skip)
-        for table in open_tables(self.path, patterns, self.budget, self.skipped):
+        files = self.list_files() if self._chosen is None else self._chosen
+        for table in open_tables(files, self._patterns(), self.budget, self.skipped):
             if table.role == "metadata":
                 if self._metadata_path is None:
                     self._keep_metadata(table)
             else:
                 yield from self._log(table)
-        if self.metadata is None:
-            self._read_metadata_beside()
+        if self.metadata is None and self._chosen is None:
+            self.read_metadata_beside()
 
-    def _read_metadata_beside(self) -> None:
+    @property
+    def reads_metadata_beside(self) -> bool:
+        """Whether a file was named that wins over those inside the input."""
+        return self._metadata_path is not None
+
+    def read_metadata_beside(self) -> None:
+        """Read what is known about commands from the file that was named, else from those beside the path."""
         patterns = Patterns(["*"], self.profile.metadata.files, [])
         found = [self._metadata_path] if self._metadata_path else []
         if not found:
             near = sorted(p for p in self.path.absolute().parent.iterdir() if p.is_file())
             found = [p for p in near if patterns.role(p.name) == "metadata" and p.name != self.path.name]
         for path in found:
-            for table in open_tables(path, patterns, self.budget, []):
+            for table in open_tables([(path, "log")], patterns, self.budget, []):
                 self._keep_metadata(table)
 
     def _log(self, table: Table) -> Iterator[pl.DataFrame]:
@@ -81,6 +100,7 @@ class LogReader:
         wanted |= {SESSION_ID: columns.session} if columns.session else {USER_ID: columns.user}
         if self.profile.categories is not None:
             wanted[CATEGORY] = columns.category
+        wanted |= {column: [column] for column in columns.keep}
         optional = {USER_ID: columns.user, CATEGORY: columns.category}
         found: dict[str, str] = {}
 

@@ -5,7 +5,7 @@ are joined until a group has about `ROWS_A_GROUP` rows, so memory depends neithe
 of sessions (a single session or user must fit).
 """
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,35 @@ def fine_buckets(input_bytes: int) -> int:
     return fine
 
 
+@dataclass(frozen=True)
+class Spilled:
+    """Rows on disk: Arrow files in the order of the rows, and how many rows each fine bucket has. Small, picklable."""
+
+    files: list[Path]
+    counts: np.ndarray  # [fine buckets] Int64
+
+    def __add__(self, after: "Spilled") -> "Spilled":
+        """The rows of both, those of `after` behind."""
+        return Spilled([*self.files, *after.files], self.counts + after.counts)
+
+    def ranges(self, rows: int = ROWS_A_GROUP) -> list[tuple[int, int]]:
+        """Half-open ranges of fine buckets with about `rows` rows each."""
+        found, first, total = [], 0, 0
+        for bucket, count in enumerate(self.counts.tolist()):
+            if total and total + count > rows:
+                found.append((first, bucket))
+                first, total = bucket, 0
+            total += count
+        return [*found, (first, len(self.counts))]
+
+    def read(self, first: int, last: int) -> pl.DataFrame | None:
+        """All rows of the fine buckets `first` to `last` (not included), in the order in which they were added."""
+        parts = [pl.DataFrame(t) for t in (_read(p, first, last) for p in self.files) if t.num_rows]
+        return pl.concat(parts) if parts else None
+
+
 class Spill:
-    """Takes frames with the column `HASH`, gives them back grouped by ranges of it, the order of rows kept."""
+    """Takes frames with the column `HASH`; `finish` gives them back grouped by ranges of it, the order of rows kept."""
 
     def __init__(self, folder: Path, schema: dict[str, pl.DataType], fine: int = FEWEST) -> None:
         """`fine`: how many fine buckets (see `fine_buckets`)."""
@@ -43,6 +70,12 @@ class Spill:
         self._waiting.append(frame.with_columns(lacking).select(*self._schema))
         if sum(f.height for f in self._waiting) >= ROWS_A_FILE:
             self._flush()
+
+    def finish(self) -> Spilled:
+        """Write what is left and say where everything lies."""
+        if self._waiting:
+            self._flush()
+        return Spilled(self._files, self._counts)
 
     def _flush(self) -> None:
         frame = pl.concat(self._waiting)
@@ -59,25 +92,6 @@ class Spill:
                 writer.write_batch(batches[0] if batches else _empty(table.schema))
         self._files.append(path)
         self._counts += counts
-
-    def groups(self, rows: int = ROWS_A_GROUP) -> Iterator[pl.DataFrame]:
-        """Frames of whole keys, in the order of the hash; inside, rows in the order in which they were added."""
-        if self._waiting:
-            self._flush()
-        for first, last in self.ranges(rows):
-            parts = [pl.DataFrame(t) for t in (_read(p, first, last) for p in self._files) if t.num_rows]
-            if parts:
-                yield pl.concat(parts)
-
-    def ranges(self, rows: int) -> list[tuple[int, int]]:
-        """Half-open ranges of fine buckets with about `rows` rows each."""
-        found, first, total = [], 0, 0
-        for bucket, count in enumerate(self._counts.tolist()):
-            if total and total + count > rows:
-                found.append((first, bucket))
-                first, total = bucket, 0
-            total += count
-        return [*found, (first, self._fine)]
 
 
 def _empty(schema: pa.Schema) -> pa.RecordBatch:

@@ -9,7 +9,7 @@ import lzma
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
@@ -174,21 +174,31 @@ def natural(name: str) -> list[object]:
     return [(0, int(piece), "") if piece.isdigit() else (1, 0, piece) for piece in re.split(r"(\d+)", name)]
 
 
-def open_tables(path: Path, patterns: Patterns, budget: Budget, skipped: list[str]) -> Iterator[Table]:
-    """All tables under `path` (file, folder or archive), in natural order of names, archives in their own order.
+def list_files(path: Path, patterns: Patterns, skipped: list[str]) -> list[tuple[Path, Role]]:
+    """The files under `path` (file, folder or archive) and their parts, in natural order of names.
 
-    Names that no pattern takes are added to `skipped`. A bar shows the compressed bytes read.
+    Names that no pattern takes are added to `skipped`.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    files: list[tuple[Path, Role]] = [(path, "log")]
-    if path.is_dir():
-        found = sorted((p for p in path.rglob("*") if p.is_file()), key=lambda p: natural(str(p.relative_to(path))))
-        roles = [(p, patterns.role(p.name)) for p in found]
-        skipped += [str(p.relative_to(path)) for p, role in roles if role is None]
-        files = [(p, role) for p, role in roles if role is not None]
-        if not any(role == "log" for _, role in files):
-            raise InputError(f"{path}: no log file in this folder; the profile reads {', '.join(patterns.logs)}")
+    if not path.is_dir():
+        return [(path, "log")]
+    found = sorted((p for p in path.rglob("*") if p.is_file()), key=lambda p: natural(str(p.relative_to(path))))
+    roles = [(p, patterns.role(p.name)) for p in found]
+    skipped += [str(p.relative_to(path)) for p, role in roles if role is None]
+    files = [(p, role) for p, role in roles if role is not None]
+    if not any(role == "log" for _, role in files):
+        raise InputError(f"{path}: no log file in this folder; the profile reads {', '.join(patterns.logs)}")
+    return files
+
+
+def open_tables(
+    files: Sequence[tuple[Path, Role]], patterns: Patterns, budget: Budget, skipped: list[str]
+) -> Iterator[Table]:
+    """All tables in `files`, archives in their own order; `skipped` gets the names in them that no pattern takes.
+
+    A bar shows the compressed bytes read.
+    """
     total = sum(p.stat().st_size for p, _ in files)
     with tqdm(total=total, desc="read", unit="B", unit_scale=True, delay=2.0, leave=False) as bar:
         for file, role in files:

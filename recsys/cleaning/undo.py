@@ -1,20 +1,23 @@
 """A true undo/redo stack per session, fed row by row: batch cleaning and a live tail share it.
 
 - An event (`Kind.EVENT`) goes on the undo stack and clears the redo stack. It owns the Tool or Menu row that began
-  it: the last one since the event before.
+  it: the last one since the event before, rows that begin nothing (`UndoConfig.not_starters`) and, where
+  `UndoConfig.starter_seconds` says so, rows of longer ago left aside.
 - An undo takes back the newest event of its name that is not undone, with the row that began it; a redo brings back
   the newest undone event of its name, with that row; ``Undo and Remove`` takes back for good.
 - Undo and redo rows themselves always leave; those that find nothing are counted as unmatched.
 """
 
 from collections.abc import Iterable
+from itertools import repeat
 
 import polars as pl
 
 from recsys.cleaning.parser import KIND, Kind
 from recsys.cleaning.profile import Profile
-from recsys.schema import ITEM_ID
+from recsys.schema import ITEM_ID, TIMESTAMP
 
+NAME = "name"
 UNDONE = "undone event"
 STARTER = "began an undone event"
 UNDO_ROW = "undo row"
@@ -23,77 +26,117 @@ UNMATCHED_UNDO = "undo row without an event"
 UNMATCHED_REDO = "redo row without an undone event"
 
 _Event = tuple[int, int | None]  # row of the event, row that began it
+Change = tuple[int, str | None]  # a row and why it leaves; None: it is there again
+_NOTHING: tuple[Change, ...] = ()
 
 
 class UndoStack:
     """The stack of one session. Feed it every row that is not noise, in order; `removed` says which rows are gone.
 
-    Each step takes constant time. A row may leave `removed` again (redo), so read it when an answer is wanted.
+    Each step takes constant time. A row may leave `removed` again (redo), so read it when an answer is wanted, or
+    follow what `feed` returns.
     """
 
-    def __init__(self, starters: bool = True) -> None:
-        """`starters`: an undone event takes along the Tool or Menu row that began it."""
+    def __init__(self, starters: bool = True, starter_seconds: float | None = None) -> None:
+        """`starters`: an undone event takes along the Tool or Menu row that began it, at most `starter_seconds` old."""
         self.removed: dict[int, str] = {}  # row -> why
         self._starters = starters
-        self._starter: int | None = None
+        self._longest = None if starter_seconds is None else round(starter_seconds * 1_000_000)
+        self._starter: tuple[int, int] | None = None  # row, time
         # Of each name its own stack: undo and redo name what they mean, and in each the newest is on top.
         self._done: dict[str, list[_Event]] = {}
         self._undone: dict[str, list[_Event]] = {}
 
-    def feed(self, row: int, kind: int, name: str) -> None:
-        """Take the next row: its number, its `Kind`, and the name that undo rows share with events."""
+    def feed(self, row: int, kind: int, name: str, time: int = 0) -> tuple[Change, ...]:
+        """Take the next row and say what it changed: at most three rows, itself included.
+
+        Args:
+            row: its number.
+            kind: its `Kind`.
+            name: what undo rows share with the events they mean.
+            time: microseconds; only compared where there is a limit of seconds.
+        """
         if kind == Kind.EVENT:
-            self._done.setdefault(name, []).append((row, self._starter))
+            self._done.setdefault(name, []).append((row, self._began(time)))
             self._starter = None
             self._undone.clear()
         elif kind == Kind.STARTER:
             if self._starters:
-                self._starter = row
+                self._starter = (row, time)
         elif kind in (Kind.UNDO, Kind.REMOVE):
-            self._undo(row, kind, name)
+            return self._note(self._undo(row, kind, name))
         elif kind == Kind.REDO:
-            self._redo(row, name)
+            return self._note(self._redo(row, name))
+        return _NOTHING
 
-    def _undo(self, row: int, kind: int, name: str) -> None:
+    def _began(self, time: int) -> int | None:
+        if self._starter is None or (self._longest is not None and time - self._starter[1] > self._longest):
+            return None
+        return self._starter[0]
+
+    def _undo(self, row: int, kind: int, name: str) -> tuple[Change, ...]:
         events = self._done.get(name)
         if not events:
-            self.removed[row] = UNMATCHED_UNDO
-            return
-        event = events.pop()
-        self.removed[row] = UNDO_ROW
-        self.removed[event[0]] = UNDONE
-        if event[1] is not None:
-            self.removed[event[1]] = STARTER
+            return ((row, UNMATCHED_UNDO),)
+        event, starter = events.pop()
         if kind == Kind.UNDO:
-            self._undone.setdefault(name, []).append(event)
+            self._undone.setdefault(name, []).append((event, starter))
+        changes = ((row, UNDO_ROW), (event, UNDONE))
+        return changes if starter is None else (*changes, (starter, STARTER))
 
-    def _redo(self, row: int, name: str) -> None:
+    def _redo(self, row: int, name: str) -> tuple[Change, ...]:
         events = self._undone.get(name)
         if not events:
-            self.removed[row] = UNMATCHED_REDO
-            return
-        event = events.pop()
-        self.removed[row] = REDO_ROW
-        del self.removed[event[0]]
-        if event[1] is not None:
-            del self.removed[event[1]]
-        self._done.setdefault(name, []).append(event)
+            return ((row, UNMATCHED_REDO),)
+        event, starter = events.pop()
+        self._done.setdefault(name, []).append((event, starter))
+        changes = ((row, REDO_ROW), (event, None))
+        return changes if starter is None else (*changes, (starter, None))
+
+    def _note(self, changes: tuple[Change, ...]) -> tuple[Change, ...]:
+        for row, why in changes:
+            if why is None:
+                del self.removed[row]
+            else:
+                self.removed[row] = why
+        return changes
 
 
 def removed_by_undo(
-    sessions: Iterable[int], kinds: Iterable[int], names: Iterable[str], starters: bool
+    sessions: Iterable[int],
+    kinds: Iterable[int],
+    names: Iterable[str],
+    starters: bool,
+    times: Iterable[int] | None = None,
+    starter_seconds: float | None = None,
 ) -> dict[int, str]:
-    """Feed rows of many sessions, each contiguous, to one stack a session; returns row position -> why it leaves."""
+    """Feed rows of many sessions, each contiguous, to one stack a session; returns row position -> why it leaves.
+
+    `times` (microseconds) are needed where `starter_seconds` is given.
+    """
     removed: dict[int, str] = {}
-    stack = UndoStack(starters)
+    stack = UndoStack(starters, starter_seconds)
     current: int | None = None
-    for row, (session, kind, name) in enumerate(zip(sessions, kinds, names, strict=True)):
+    # zip stops at the shortest: repeat has no end
+    rows = zip(zip(sessions, kinds, names, strict=True), repeat(0) if times is None else times, strict=False)
+    for row, ((session, kind, name), time) in enumerate(rows):
         if session != current:
             removed.update(stack.removed)
-            stack, current = UndoStack(starters), session
-        stack.feed(row, kind, name)
+            stack, current = UndoStack(starters, starter_seconds), session
+        stack.feed(row, kind, name, time)
     removed.update(stack.removed)
     return removed
+
+
+def stack_columns(profile: Profile) -> list[pl.Expr]:
+    """The `KIND` of rows as the stack takes it, and their ``name``: what undo rows share with the events they mean."""
+    name = pl.col(ITEM_ID).str.replace(r"^[^:]*: ", "") if profile.grammar == "vectorworks" else pl.lit("")
+    kind = pl.col(KIND)
+    if profile.undo.not_starters:
+        begins_nothing = pl.any_horizontal(pl.col(ITEM_ID).str.starts_with(p) for p in profile.undo.not_starters)
+        plain = pl.lit(Kind.PLAIN.value, dtype=pl.UInt8)
+        kind = pl.when((kind == Kind.STARTER.value) & begins_nothing).then(plain).otherwise(kind).alias(KIND)
+    return [kind, name.alias(NAME)]
 
 
 def undo_reasons(frame: pl.DataFrame, session: str, profile: Profile) -> pl.Series:
@@ -106,13 +149,16 @@ def undo_reasons(frame: pl.DataFrame, session: str, profile: Profile) -> pl.Seri
         leaves = pl.when(is_redo).then(pl.lit(REDO_ROW)).when(pl.col(KIND) >= Kind.UNDO.value).then(pl.lit(UNDO_ROW))
         return frame.select(leaves.alias("reason")).to_series()
     # Only sessions with an undo row, and in them only rows that the stack looks at.
-    touched = frame.with_row_index("row").filter(
-        (pl.col(KIND) >= Kind.UNDO.value).any().over(session), pl.col(KIND) != Kind.PLAIN.value
+    limit = profile.undo.starter_seconds
+    columns = [session, ITEM_ID, KIND] if limit is None else [session, ITEM_ID, KIND, TIMESTAMP]
+    touched = (
+        frame.select(columns)
+        .with_row_index("row")
+        .filter((pl.col(KIND) >= Kind.UNDO.value).any().over(session), pl.col(KIND) != Kind.PLAIN.value)
     )
-    named = profile.grammar == "vectorworks"
-    name = pl.col(ITEM_ID).str.replace(r"^[^:]*: ", "") if named else pl.lit("")
-    names = touched.with_columns(name.alias("name"))["name"]
-    removed = removed_by_undo(touched[session], touched[KIND], names, profile.undo.starters)
+    touched = touched.with_columns(stack_columns(profile))
+    times = None if limit is None else touched[TIMESTAMP]
+    removed = removed_by_undo(touched[session], touched[KIND], touched[NAME], profile.undo.starters, times, limit)
     if not removed:
         return nothing
     rows = touched["row"].gather(list(removed))

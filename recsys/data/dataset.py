@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from recsys.errors import InputError
+from recsys.errors import InputError, one_line
 from recsys.schema import SESSION_ID, TIMESTAMP, USER_ID, Kind, Schema, Scope
 
 Array = npt.NDArray[Any]
@@ -70,17 +70,16 @@ class SequenceDataset:
     @classmethod
     def load(cls, dataset: Path, split: str) -> Self:
         """Read ``DATASET/<split>/*.parquet`` with the schema and the item table beside it."""
+        if not (dataset / "schema.json").is_file():
+            raise InputError(f"{dataset}: is no sequence dataset (no schema.json); `recsys preprocess` writes one")
         files = sorted((dataset / split).glob("*.parquet"))
         if not files:
             raise InputError(
                 f"{dataset}: no split '{split}'; `recsys preprocess --out {dataset}` writes train, val, test"
             )
         schema = Schema.load(dataset / "schema.json")
-        try:
-            frame = pl.read_parquet(files)
-        except pl.exceptions.PolarsError as error:
-            raise InputError(f"{dataset / split}: not readable as Parquet: {' '.join(str(error).split())}") from error
-        return cls.from_frame(frame, schema, pl.read_parquet(dataset / "workflow" / "items.parquet"))
+        items = _read(dataset / "workflow" / "items.parquet")
+        return cls.from_frame(_read(dataset / split, files), schema, items)
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame, schema: Schema, items: pl.DataFrame) -> Self:
@@ -106,6 +105,14 @@ class SequenceDataset:
         index = np.where(valid, windows.start[:, None] + steps[None, :], 0)
         padded = {name: np.where(valid, values[index], 0) for name, values in self.columns.items()}
         return padded, lengths
+
+
+def _read(path: Path, files: list[Path] | None = None) -> pl.DataFrame:
+    """A table of a dataset: the file `path`, or the `files` of the folder `path`."""
+    try:
+        return pl.read_parquet(files or path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"{path}: not readable as Parquet: {one_line(error)}; preprocess again") from error
 
 
 def _flat(frame: pl.DataFrame, name: str) -> Array:

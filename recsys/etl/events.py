@@ -16,7 +16,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from recsys.buckets import bucket_column
-from recsys.errors import InputError, missing_column
+from recsys.errors import InputError, missing_column, one_line
 from recsys.etl.operators import MICROSECONDS
 from recsys.etl.split import SplitResult, load_splits
 from recsys.schema import ITEM_ID, SESSION_ID, TIMESTAMP
@@ -102,11 +102,7 @@ def read_parquet(path: Path) -> pl.DataFrame:
     try:
         return pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"{path}: not a readable Parquet file (cut off?): {_one_line(error)}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a readable Parquet file (cut off?): {one_line(error)}") from error
 
 
 def _check_file(path: Path) -> None:
@@ -138,7 +134,7 @@ _CSV_PARSE = pa_csv.ParseOptions(newlines_in_values=True)
 
 
 def _unreadable(path: Path, error: BaseException) -> InputError:
-    text = _one_line(error)
+    text = one_line(error)
     if "UTF8" in text or "utf-8" in text.lower():
         return InputError(f"{path}: not UTF-8 text ({text}); convert it, for instance with iconv -t UTF-8")
     kind = "Parquet" if path.suffix == ".parquet" else "CSV"
@@ -222,12 +218,12 @@ def normalise(frame: pl.DataFrame, source: object, numbers: Sequence[str] = (), 
             raise missing_column(source, column, frame.columns)
     columns = []
     for series in frame.get_columns():
+        if series.dtype.is_nested() or series.dtype == pl.Binary:
+            raise InputError(f"{source}: column '{series.name}' is {series.dtype}; one plain value a row is needed")
         if series.name == TIMESTAMP:
             columns.append(_read(series, to_microseconds, source, first_row, _TIME_FORMS))
         elif series.name in numbers:
             columns.append(_read(series, _to_float, source, first_row, "a number"))
-        elif series.dtype.is_nested() or series.dtype == pl.Binary:
-            raise InputError(f"{source}: column '{series.name}' is {series.dtype}; one plain value a row is needed")
         else:
             columns.append(series.cast(pl.String))
     result = pl.DataFrame(columns)

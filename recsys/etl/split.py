@@ -27,7 +27,7 @@ import numpy as np
 import polars as pl
 
 from recsys.config import SplitConfig
-from recsys.errors import ConfigError, InputError, missing_column, nearest
+from recsys.errors import ConfigError, InputError, missing_column, nearest, one_line
 from recsys.schema import ITEM_ID, SESSION_ID, USER_ID
 
 GROUP = "group"
@@ -61,7 +61,7 @@ def load_splits(folder: Path) -> SplitResult:
         table = pl.read_parquet(path)
         report = json.loads((folder / "splits.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"{path}: cannot be read with splits.json beside it: {_one_line(error)}") from error
+        raise InputError(f"{path}: cannot be read with splits.json beside it: {one_line(error)}") from error
     for column in (GROUP, SPLIT):
         if column not in table.columns:
             raise missing_column(path, column, table.columns)
@@ -161,10 +161,6 @@ class Occurrences:
 
 def _hash(salt: object, name: str) -> int:
     return int.from_bytes(blake2b(f"{salt}:{name}".encode(), digest_size=8).digest(), "little")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 @dataclass(frozen=True)

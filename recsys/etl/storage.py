@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from recsys.config import EtlConfig, parse
-from recsys.errors import SchemaError, missing_column
+from recsys.errors import SchemaError, missing_column, one_line
 from recsys.etl.operators import COUNT, Scaling, Vocabulary
 from recsys.etl.plan import Plan
 from recsys.schema import FIRST_ID, ITEM_ID, Schema, Scope
@@ -69,7 +69,7 @@ def load(folder: Path) -> Fitted:
     except SchemaError:
         raise
     except (ValueError, KeyError, TypeError) as error:
-        raise SchemaError(f"{path}: not a saved workflow: {' '.join(str(error).split())[:200]}") from error
+        raise SchemaError(f"{path}: not a saved workflow: {one_line(error)}") from error
     vocabularies, scalings = {}, {}
     for column in schema.columns:
         if column.vocabulary is not None:
@@ -98,8 +98,7 @@ def _read(path: Path, columns: list[str]) -> pl.DataFrame:
     try:
         table = pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise SchemaError(f"{path}: not a readable Parquet file: {text}") from error
+        raise SchemaError(f"{path}: not a readable Parquet file: {one_line(error)}") from error
     for column in columns:
         if column not in table.columns:
             raise SchemaError(str(missing_column(path, column, table.columns)))

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recsys.baselines import Baseline, LastItem, Markov1, Markov2, Popularity
+from recsys.baselines import Baseline, CountBaseline, LastItem, Markov1, Markov2, Popularity
+from recsys.cleaning.streams import DEFAULT_MAX_BYTES
 from recsys.config import EvaluationConfig
 from recsys.data.dataset import SequenceDataset
 from recsys.errors import InputError
@@ -21,14 +22,13 @@ from recsys.runtime import atomic_file
 from recsys.schema import SESSION_ID
 
 MODEL = "model"
+FROM_COUNTS: dict[str, Callable[[int], CountBaseline]] = {"popularity": Popularity, "last_item": LastItem}
 BASELINES: dict[str, Callable[[int], Baseline]] = {
     "popularity": Popularity,
     "markov1": Markov1,
     "markov2": Markov2,
     "last_item": LastItem,
 }
-FROM_COUNTS = ("popularity", "last_item")
-"""Baselines that need no more of the training data than how often each item occurs."""
 
 
 def evaluate(
@@ -79,11 +79,13 @@ def evaluate_events(
     baselines: bool = True,
     train: Path | str | None = None,
     out: Path | str | None = None,
+    max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> Evaluation:
     """Measure a run on other events than its own: every event of every session that has one before it.
 
     Items that the run does not know are unknown context, and misses as targets. Figures stand under the split
-    `events`; files are written only where `out` says.
+    `events`; files are written only where `out` says. Sessions of a raw log that cleaning leaves without an event are
+    counted in the protocol and said on standard error.
 
     Args:
         run: a loaded run or its directory.
@@ -93,9 +95,11 @@ def evaluate_events(
             the training counts only.
         train: the sequence dataset that the run was trained on, to fit all baselines.
         out: a folder for metrics.json and predictions.parquet.
+        max_bytes: cap on the decompressed size of a raw log.
     """
     loaded = run if isinstance(run, LoadedRun) else load(run)
-    dataset = read_sequences(loaded, events)
+    given = read_sequences(loaded, events, max_bytes)
+    dataset = given.dataset
     rankers: dict[str, Baseline] = {}
     if baselines and train is not None:
         training = SequenceDataset.load(Path(train), "train")
@@ -103,7 +107,7 @@ def evaluate_events(
         rankers = _fitted(training)
     elif baselines:
         rankers = _fitted_on_counts(loaded)
-    source = protocol.events_source(dataset)
+    source = {**protocol.events_source(dataset), "emptied": given.emptied}
     name = "events" if isinstance(events, pl.DataFrame) else str(events)
     evaluation = _measure(loaded, dataset, "events", config or loaded.config.evaluation, rankers, source, name)
     if out is not None:
@@ -122,8 +126,7 @@ def _fitted_on_counts(run: LoadedRun) -> dict[str, Baseline]:
     """The baselines that can be had from the run alone: its item table holds how often training saw each item."""
     item = run.schema.item()
     counts = run.workflow.items["count"].to_numpy()
-    values = np.repeat(np.arange(len(counts)), np.where(np.arange(len(counts)) < item.first_id, 0, counts))
-    return {name: BASELINES[name](item.first_id).fit(values, [0, len(values)], len(counts)) for name in FROM_COUNTS}
+    return {name: make(item.first_id).fit_counts(counts) for name, make in FROM_COUNTS.items()}
 
 
 def _measure(

@@ -1,7 +1,6 @@
 """Everything that a figure depends on, written beside it."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,10 @@ import numpy as np
 
 from recsys.config import EvaluationConfig
 from recsys.data.dataset import SequenceDataset
+from recsys.errors import InputError
 from recsys.evaluation.ranking import Positions, Ranked
 from recsys.inference.run import LoadedRun
-from recsys.runtime import environment, sha256_file
+from recsys.runtime import environment, read_json, sha256_file
 from recsys.schema import SESSION_ID, USER_ID
 
 LEVEL = 0.95
@@ -29,8 +29,11 @@ def dataset_source(data: Path, split: str) -> dict[str, Any]:
     rule: dict[str, Any] = {}
     report = data / "report.json"
     if report.is_file():
-        values = json.loads(report.read_text(encoding="utf-8"))
-        rule = {k: v for k, v in values.get("split", {}).items() if k != "uncovered"}
+        values = read_json(report, fix="preprocess again")
+        split_rule = values.get("split", {})
+        if not isinstance(split_rule, dict):
+            raise InputError(f"{report}: 'split' is no JSON object; preprocess again")
+        rule = {k: v for k, v in split_rule.items() if k != "uncovered"}
         rule |= {k: values[k] for k in ("test_is_val", "chunk", "newest", "min_length") if k in values}
     hashes = {name: _hash_files(data / name) for name in dict.fromkeys((split, "train")) if (data / name).is_dir()}
     return {"rule": rule, "sha256": hashes}
@@ -90,13 +93,18 @@ def describe(
         "weights_sha256": sha256_file(run.directory.weights),
         "seed": run.config.seed,
         "batch_size": config.batch_size,
-        "counts": {split: _counts(dataset, config, positions, model, item.first_id)},
+        "counts": {split: _counts(dataset, config, positions, model, item.first_id, source.get("emptied", {}))},
         "versions": environment(),
     }
 
 
 def _counts(
-    dataset: SequenceDataset, config: EvaluationConfig, positions: Positions, model: Ranked, first_id: int
+    dataset: SequenceDataset,
+    config: EvaluationConfig,
+    positions: Positions,
+    model: Ranked,
+    first_id: int,
+    emptied: dict[str, int],
 ) -> dict[str, Any]:
     unknown = positions.target < first_id
     counts: dict[str, Any] = {
@@ -107,6 +115,7 @@ def _counts(
         "positions": {"all": len(positions), "last": int(positions.is_last.sum())},
         "unknown_targets": {"all": int(unknown.sum()), "last": int((unknown & positions.is_last).sum())},
     }
+    counts |= {f"emptied_{unit}s": number for unit, number in emptied.items()}
     if config.seen == "remove":
         removed = (model.ranks == 0) & ~unknown
         counts["seen_targets"] = {"all": int(removed.sum()), "last": int((removed & positions.is_last).sum())}

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from recsys.cleaning.streams import DEFAULT_MAX_BYTES
 from recsys.data.dataset import Array, SequenceDataset
 from recsys.errors import ConfigError
 from recsys.inference.run import LoadedRun, load
@@ -29,8 +30,11 @@ def recommend(
     k: int = 5,
     seen: Seen = "keep",
     batch_size: int = 256,
+    max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> pl.DataFrame:
     """Name the k most likely next items of every session in `events`, from its newest events.
+
+    Sessions of a raw log that cleaning leaves without an event get no list; one line on standard error counts them.
 
     Args:
         run: a loaded run or its directory.
@@ -39,6 +43,7 @@ def recommend(
         k: length of the lists; shorter where the catalogue has fewer items.
         seen: `remove` leaves out the items that the session holds already.
         batch_size: sessions scored at a time.
+        max_bytes: cap on the decompressed size of a raw log.
 
     Returns:
         session_id, rank (from 1), item_id (its name), score (logit), probability (of being the next item, over the
@@ -47,7 +52,7 @@ def recommend(
     loaded = run if isinstance(run, LoadedRun) else load(run)
     if k < 1:
         raise ConfigError(f"k ({k}) must be at least 1")
-    dataset = read_sequences(loaded, events)
+    dataset = read_sequences(loaded, events, max_bytes).dataset
     ids, scores, probabilities = next_items(loaded, dataset, dataset.offsets[1:], k, seen=seen, batch_size=batch_size)
     names = loaded.item_names
     rows, places = np.nonzero(ids >= 0)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recsys.build import build_model
 from recsys.config import RunConfig
-from recsys.errors import RecsysError, RunError
+from recsys.errors import RecsysError, RunError, one_line
 from recsys.etl import Workflow
 from recsys.recommender import Recommender
 from recsys.run_directory import RunDirectory
@@ -112,7 +112,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     try:
         weights: dict[str, Tensor] = load_file(file)
     except (SafetensorError, OSError) as error:
-        why = " ".join(str(error).split())
+        why = one_line(error)
         raise RunError(f"{file}: not a readable safetensors file (cut off?): {why}; train the run again") from error
     return weights
 

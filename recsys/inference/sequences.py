@@ -3,28 +3,55 @@
 import csv
 import gzip
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys.cleaning.pipeline import RULES_FILE, Rules, clean_logs
-from recsys.cleaning.profile import load_profile
+from recsys.cleaning.pipeline import clean_logs
+from recsys.cleaning.profile import Profile, load_profile
+from recsys.cleaning.rules import Rules
+from recsys.cleaning.sessions import key_column
+from recsys.cleaning.sources import LogReader
+from recsys.cleaning.streams import DEFAULT_MAX_BYTES
 from recsys.data.dataset import SequenceDataset
 from recsys.errors import InputError, missing_column
 from recsys.etl import open_events
 from recsys.etl.events import REQUIRED, SUFFIXES
 from recsys.inference.run import LoadedRun
+from recsys.runtime import note
+from recsys.schema import SESSION_ID, USER_ID
 
 
-def read_sequences(run: LoadedRun, events: Path | str | pl.DataFrame) -> SequenceDataset:
+@dataclass(frozen=True)
+class NewSequences:
+    """Sequences of new data.
+
+    Attributes:
+        dataset: the sequences.
+        emptied: what a raw log names and cleaning left without an event, by unit: `session`, or `user` where the log
+            has no sessions (and `session` then counts those before the last one kept of a user).
+    """
+
+    dataset: SequenceDataset
+    emptied: dict[str, int] = field(default_factory=dict)
+
+
+def read_sequences(
+    run: LoadedRun, events: Path | str | pl.DataFrame, max_bytes: int = DEFAULT_MAX_BYTES
+) -> NewSequences:
     """Sequences of new data, transformed as the run's training data were; values unknown to it get id 2.
+
+    What cleaning left without an event is said in one line on standard error.
 
     Args:
         run: whose workflow (and, for raw logs, whose cleaning) is applied.
         events: a folder that cleaning wrote, a table with session_id, item_id and timestamp (file, folder of files
             or frame), or a raw log, which goes through the same cleaning as the run's training data.
+        max_bytes: cap on the decompressed size of a raw log.
 
     Raises:
         InputError: neither of these; a column that the run reads is missing; no event is left.
@@ -36,12 +63,16 @@ def read_sequences(run: LoadedRun, events: Path | str | pl.DataFrame) -> Sequenc
         raise InputError(f"{given}: is a sequence dataset; give the events or logs that it was made of")
     name = "events" if isinstance(given, pl.DataFrame) else str(given)
     found = given.columns if isinstance(given, pl.DataFrame) else _table_columns(given)
+    emptied: dict[str, int] = {}
     if found is None or not set(REQUIRED) <= set(found):
-        given = _clean(run, given, found)
+        given, emptied = _clean(run, given, found, max_bytes)
     frame = _transform(run, given, name)
     if not frame.height:
         raise InputError(f"{name}: no event in it")
-    return SequenceDataset.from_frame(frame, run.schema, run.workflow.items)
+    if emptied:
+        counts = " and ".join(f"{number:,} {unit}{'s' * (number != 1)}" for unit, number in emptied.items())
+        note(f"{name}: cleaning left no event of {counts}, which have no sequence")
+    return NewSequences(SequenceDataset.from_frame(frame, run.schema, run.workflow.items), emptied)
 
 
 def _transform(run: LoadedRun, events: Path | pl.DataFrame, name: str) -> pl.DataFrame:
@@ -56,19 +87,49 @@ def _transform(run: LoadedRun, events: Path | pl.DataFrame, name: str) -> pl.Dat
     return pl.concat(frames)
 
 
-def _clean(run: LoadedRun, logs: Path | pl.DataFrame, columns: list[str] | None) -> pl.DataFrame:
-    """Events of a raw log, cleaned as the run's training data were. `columns`: of a table that is none of events."""
+def _clean(
+    run: LoadedRun, logs: Path | pl.DataFrame, columns: list[str] | None, max_bytes: int
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Events of a raw log, cleaned as the run's training data were, and what of it was emptied.
+
+    `columns`: of a table that is none of events.
+    """
     folder = run.directory.cleaning
     profile = folder / "profile.yaml"
     if isinstance(logs, Path) and profile.is_file():
-        rules = Rules.load(folder) if (folder / RULES_FILE).is_file() else None
-        return clean_logs(logs, load_profile(profile), rules)
+        return _clean_log(logs, load_profile(profile), Rules.load(folder), max_bytes)
     name = logs if isinstance(logs, Path) else "events"
     if columns is not None:
         raise missing_column(name, next(c for c in REQUIRED if c not in columns), columns)
     raise InputError(
         f"{name}: not a table of events ({', '.join(REQUIRED)}), and {run.path} holds no cleaning/ for raw logs"
     )
+
+
+def _clean_log(
+    logs: Path, profile: Profile, rules: Rules, max_bytes: int
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    key = key_column(profile)
+    keys: list[pl.Series] = []
+
+    def noted() -> Iterator[pl.DataFrame]:
+        for frame in LogReader(logs, profile, max_bytes).frames():
+            keys.append(frame[key].drop_nulls().unique())
+            yield frame
+
+    try:
+        events = clean_logs(noted(), profile, rules)
+    except InputError as error:
+        what = str(error)
+        if not what.startswith("logs: "):  # what `clean_logs` calls frames, which have no name of their own
+            raise
+        raise InputError(f"{logs}: {what.removeprefix('logs: ')}") from error
+    emptied = {key.removesuffix("_id"): pl.concat(keys).n_unique() - events[key].n_unique()}
+    if key == USER_ID:
+        number = pl.col(SESSION_ID).str.extract(r"-(\d+)$").cast(pl.Int64)
+        users = events.group_by(USER_ID).agg(number.max() - pl.col(SESSION_ID).n_unique())
+        emptied["session"] = int(users[SESSION_ID].sum())
+    return events, {unit: number for unit, number in emptied.items() if number}
 
 
 def _table_columns(path: Path) -> list[str] | None:

@@ -1,6 +1,5 @@
 """What of a run directory the report reads; every part beside the configuration may be missing."""
 
-import json
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -8,20 +7,66 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from recsys.config import RunConfig
-from recsys.errors import RunError, missing_column
+from recsys.errors import RunError, missing_column, one_line
 from recsys.run_directory import RunDirectory
 
 PREDICTIONS = "predictions.parquet"
-DATASET_REPORT = "dataset.json"  # report.json of the sequence dataset that the run was trained on
 RANK = "rank_"
 MODEL = "model"
 _PREDICTION_COLUMNS = ("group", "position", "is_last", "target", "top1", f"{RANK}{MODEL}")
 
 Metrics = dict[str, Any]
 """One system's entry in metrics.json: figures, and intervals as ``<figure>_interval``."""
+
+
+class _Shape(BaseModel):
+    """What the page relies on of a JSON file; further keys may stand beside it."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Record(_Shape):
+    step: int | float
+
+
+class _History(_Shape):
+    train: list[dict[str, Any]] = []
+    validation: list[_Record] = []
+
+
+class _Split(_Shape):
+    positions: dict[str, dict[str, dict[str, float | list[float] | None]]] = {}
+
+
+class _Metrics(_Shape):
+    protocol: dict[str, Any] = {}
+    splits: dict[str, _Split] = {}
+
+
+class _Stage(_Shape):
+    stage: str
+    rows_in: int
+    rows_out: int
+    removed: dict[str, int] = {}
+
+
+class _Cleaning(_Shape):
+    stages: list[_Stage] = []
+    result: dict[str, Any] = {}
+
+
+class _DatasetSplit(_Shape):
+    dropped_events: dict[str, int] = {}
+
+
+class _Dataset(_Shape):
+    splits: dict[str, _DatasetSplit] = {}
+    split: dict[str, Any] = {}
+    warnings: list[Any] = []
 
 
 @dataclass(frozen=True)
@@ -85,26 +130,29 @@ def read_contents(path: Path) -> Contents:
     return Contents(
         name=path.resolve().name,
         config=config,
-        history=_read_json(run.history_file),
-        metrics=_read_json(run.metrics_file),
+        history=_read_json(run, run.history_file, _History),
+        metrics=_read_json(run, run.metrics_file, _Metrics),
         predictions=_read_predictions(path / PREDICTIONS, items),
         items=items,
-        environment=_read_json(run.environment_file),
-        cleaning=_read_json(run.cleaning / "report.json"),
-        dataset=_read_json(path / DATASET_REPORT),
+        environment=_read_json(run, run.environment_file),
+        cleaning=_read_json(run, run.cleaning / "report.json", _Cleaning),
+        dataset=_read_json(run, run.dataset_report, _Dataset),
         parameters=_count_parameters(run.weights),
     )
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_json(run: RunDirectory, path: Path, shape: type[BaseModel] | None = None) -> dict[str, Any] | None:
+    """A JSON file of the run as it is, after a check that what the page draws has the `shape` it needs."""
     if not path.is_file():
         return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path}: not valid JSON: {error}; write it again with `recsys train` or `evaluate`") from error
-    if not isinstance(values, dict):
-        raise RunError(f"{path}: expected a JSON object, found a {type(values).__name__}")
+    values = run.read_json(path)
+    if shape is not None:
+        try:
+            shape.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(p) for p in first["loc"])
+            raise RunError(f"{path}: {where}: {first['msg']} (damaged?); write it again") from error
     return values
 
 
@@ -114,7 +162,7 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> pl.DataFrame | None:
     try:
         table = pl.read_parquet(path)
     except pl.exceptions.PolarsError as error:
-        raise RunError(f"{path}: not a Parquet table: {' '.join(str(error).split())}") from error
+        raise RunError(f"{path}: not a Parquet table: {one_line(error)}") from error
     for column in columns:
         if column not in table.columns:
             raise missing_column(path, column, table.columns)

@@ -117,8 +117,7 @@ def _require_same(run: RunDirectory, config: RunConfig, schema: Schema, dataset:
     differences = schema.differences(run.load_schema())
     if differences:
         raise RunError(f"{run.path}: cannot resume on {dataset}: {differences[0]}")
-    noted = run.read_json(run.environment_file)["dataset"]["sha256"]
-    if noted != dataset_fingerprint(dataset):
+    if run.data_hash() != dataset_fingerprint(dataset):
         raise RunError(f"{run.path}: cannot resume: the files of {dataset} have changed since it started")
 
 

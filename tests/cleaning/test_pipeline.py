@@ -4,8 +4,9 @@ import polars as pl
 import pytest
 
 from recsys.cleaning.funnel import Funnel
-from recsys.cleaning.pipeline import Rules, clean_logs, drop_commands, select_rows
+from recsys.cleaning.pipeline import clean_logs, select_rows
 from recsys.cleaning.profile import load_profile
+from recsys.cleaning.rules import Rules, drop_commands
 from recsys.errors import ConfigError, InputError
 
 VECTORWORKS = load_profile("vectorworks")

@@ -96,6 +96,63 @@ def test_any_clock_keeps_order_and_second(rows):
         assert times == sorted(times)
 
 
+def jumped(*rows):
+    """Items and times in seconds of (second, clock) rows of one session in the order of the file, and the funnel."""
+    profile = load_profile("vectorworks")
+    frame = pl.DataFrame(rows, schema={"timestamp": pl.Float64, "clock": pl.Float64}, orient="row").with_columns(
+        (pl.col("timestamp", "clock") * SECOND).round().cast(pl.Int64),
+        pl.lit("s").alias("session_id"),
+        pl.Series("item_id", [str(i) for i in range(len(rows))]),
+        pl.lit(1, pl.UInt8).alias("kind"),
+    )
+    frame = frame if frame["clock"].count() else frame.drop("clock")
+    # another session around it, so that its jumps are seen to stay its own
+    others = [frame.with_columns(pl.lit(name).alias("session_id"), pl.col("timestamp").sort()) for name in "at"]
+    funnel = Funnel()
+    events = clean_sessions(add_hash(pl.concat([others[0], frame, others[1]]), profile), profile, funnel)
+    for other in "at":
+        untouched = events.filter(pl.col("session_id") == other)
+        assert untouched["item_id"].to_list() == [str(i) for i in range(len(rows))]
+        assert (untouched["timestamp"] // SECOND).to_list() == sorted(int(second) for second, _ in rows)
+    events = events.filter(pl.col("session_id") == "s")
+    items = [int(i) for i in events["item_id"]]
+    return items, [t / SECOND for t in events["timestamp"]], funnel.to_list()[0]["clock_went_back"]
+
+
+def test_a_wall_clock_that_jumps_back_does_not_turn_the_order_around():
+    # an hour back between the second and the third row; the process clock says that 2 s passed
+    items, times, back = jumped((7200, 10.0), (7201, 11.0), (3603, 13.0), (3604, 14.0), (3604, 14.5))
+    assert (items, times, back) == ([0, 1, 2, 3, 4], [7200, 7201, 7203, 7204, 7204.5], 1)
+    # twice, and a process that starts anew on the wrong clock stays behind what came before it
+    items, times, back = jumped((100, 10.0), (90, 11.0), (80, 12.0), (82, 1.0), (83, 2.0))
+    assert (items, times, back) == ([0, 1, 2, 3, 4], [100, 101, 102, 104, 105], 2)
+
+
+def test_a_row_written_late_goes_where_its_time_says():
+    assert jumped((100, 10.0), (102, 12.0), (101, 11.0), (103, 13.0)) == ([0, 2, 1, 3], [100, 101, 102, 103], 1)
+    # by another process: its clock says nothing of the row before it
+    items, times, back = jumped((100, 10.0), (102, 12.0), (101, 3.0), (103, 13.0))
+    assert (items, [int(t) for t in times], back) == ([0, 2, 1, 3], [100, 101, 102, 103], 1)
+
+
+def test_without_a_process_clock_the_wall_clock_orders_the_rows():
+    assert jumped((100, None), (90.5, None), (90, None), (101, None)) == ([2, 1, 0, 3], [90, 90.5, 100, 101], 2)
+    # a row without one between rows that have one
+    assert jumped((100, 10.0), (90, None), (80, 12.0))[0] == [2, 1, 0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(-500, 3), st.floats(0, 5)), min_size=1, max_size=15))
+def test_any_jumps_keep_the_order_of_the_file_and_the_pauses(steps):
+    rows = list(itertools.accumulate(steps, lambda at, step: (at[0] + step[0], at[1] + step[1]), initial=(10_000, 5.0)))
+    items, times, back = jumped(*rows)
+    assert items == list(range(len(rows))) and times == sorted(times)
+    assert back == sum(later < 0 for later, _ in steps)
+    if all(later < 0 for later, _ in steps):  # then the process clock alone makes the time
+        assert times[-1] - times[0] <= rows[-1][1] - rows[0][1] + 1e-3
+        assert times[-1] - times[0] > rows[-1][1] - rows[0][1] - len(steps)
+
+
 def test_collapsing_twice_sums_counts():
     frame = pl.DataFrame({"session_id": list("aaab"), "item_id": list("xxyy"), "merge_count": [2, 3, 1, 4]})
     once = collapse(frame, "session_id")

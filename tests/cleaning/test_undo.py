@@ -11,6 +11,7 @@ from recsys.cleaning.profile import load_profile
 from recsys.cleaning.undo import UndoStack, removed_by_undo, undo_reasons
 
 KINDS = st.sampled_from([Kind.STARTER, Kind.EVENT, Kind.EVENT, Kind.UNDO, Kind.REDO, Kind.REMOVE])
+E_, U, R, X, T = Kind.EVENT, Kind.UNDO, Kind.REDO, Kind.REMOVE, Kind.STARTER
 ROWS = st.lists(st.tuples(KINDS, st.sampled_from("abc")), max_size=40)
 
 
@@ -51,6 +52,32 @@ def test_stack_agrees_with_a_naive_replay(rows):
         assert [r for r in range(row + 1) if r not in stack.removed] == replay(rows[: row + 1])
 
 
+@settings(max_examples=200, deadline=None)
+@given(ROWS)
+def test_what_feed_returns_adds_up(rows):
+    """Retractions and restorations, replayed, are what is removed; at most three rows a step, each a true change."""
+    stack, gone = UndoStack(), {}
+    for row, (kind, name) in enumerate(rows):
+        changes = stack.feed(row, kind, name)
+        assert len(changes) <= 3
+        for other, why in changes:
+            assert (other in gone) is (why is None)
+            gone.pop(other, None)
+            if why is not None:
+                gone[other] = why
+        assert gone == stack.removed
+        assert (row in gone) is (kind >= Kind.UNDO)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left"),
+    [(None, []), (10.0, []), (9.9, [0]), (0.5, [0])],
+)
+def test_a_tool_of_long_ago_began_nothing(seconds, left):
+    given_ = ([0] * 3, [T, E_, U], ["", "a", "a"], True, [0, 10_000_000, 11_000_000], seconds)
+    assert [row for row in range(3) if row not in removed_by_undo(*given_)] == left
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(ROWS, max_size=4))
 def test_sessions_do_not_touch_each_other(sessions):
@@ -61,9 +88,6 @@ def test_sessions_do_not_touch_each_other(sessions):
         expected += [start + row for row in replay(rows)]
         start += len(rows)
     assert [row for row in range(len(flat)) if row not in removed] == expected
-
-
-E_, U, R, X, T = Kind.EVENT, Kind.UNDO, Kind.REDO, Kind.REMOVE, Kind.STARTER
 
 
 @pytest.mark.parametrize(
@@ -124,6 +148,23 @@ def test_modes(mode, left):
     profile.undo.mode = mode
     reasons = undo_reasons(frame, "s", profile)
     assert frame.filter(reasons.is_null())["item_id"].to_list() == (left or items)
+
+
+@pytest.mark.parametrize(
+    ("items", "left"),
+    [
+        # the save is what the person did; the wall that was drawn with the tool is undone
+        (["Tool: Wall (-203)", "Menu: File - Save (12)", "End Event: Wall (3)", "Undo Event: Wall (3)"], [1]),
+        (["Menu: File - Save (12)", "End Event: Drag (75)", "Undo Event: Drag (75)"], [0]),
+        (["Menu: Datei - Drucken (9)", "End Event: Drag (75)", "Undo Event: Drag (75)"], [0]),
+        (["Menu: Modify - Group (9)", "End Event: Group (75)", "Undo Event: Group (75)"], []),
+    ],
+)
+def test_rows_that_begin_nothing_are_not_taken_along(items, left):
+    kinds = {"Tool": T, "Menu": T, "End Event": E_, "Undo Event": U}
+    frame = _frame(items, [kinds[item.split(":")[0]] for item in items])
+    reasons = undo_reasons(frame, "s", load_profile("vectorworks"))
+    assert [row for row, why in enumerate(reasons) if why is None] == left
 
 
 def test_unnamed_undo_takes_the_newest_undoable_command():

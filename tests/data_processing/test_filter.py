@@ -9,7 +9,7 @@ import pytest
 from data_processing.cleaning import clean
 from data_processing.filter import filter_events, main
 from data_processing.reconstruct import reconstruct
-from recsys.cleaning.pipeline import Rules
+from recsys.cleaning.rules import Rules
 from recsys.cleaning.profile import load_profile
 from recsys.config import SplitConfig
 from recsys.errors import InputError

@@ -13,7 +13,9 @@ import polars as pl
 import pytest
 
 from data_processing.simulate import NoiseConfig, SimulationReport, simulate
+from data_processing.simulate_catalogue import LANGUAGES, MENU, TOOL, build_catalogue
 from data_processing.simulate_session import CHAINS
+from recsys.cleaning.profile import load_profile
 
 VIEW_IDS = {242, -242, 218, 8, 199, 236, -241, -240, 307, 201, -303, 305, 306, 193, 205, 203}
 SHAPES = [("batch", "csv"), ("batch", "parquet"), ("batch", "jsonl"), ("live", "jsonl"), ("live", "parquet")]
@@ -71,6 +73,13 @@ NOISE = ("DestroyEvent:", "Begin Internal Event:", "Event:", "Event name changed
          "Undo Problem:", "Abort Event:", "Menu: Undo", "Menu: Redo")  # fmt: skip
 
 
+# Menus that change nothing in the drawing, written out anew: File, Copy and Select in five languages.
+NOT_STARTERS = re.compile(
+    r"Menu: ((File|Datei|Fichier|ファイル|Archivo) - |(Edit|Bearbeiten|Édition|編集|Edición) - "
+    r"(Copy |Copier |Copiar |Select |Sélectionner |Seleccionar |\S+ kopieren|\S+ aktivieren|\S+(をコピー|を選択) ))"
+)
+
+
 def replay(rows: list[dict]) -> tuple[list[tuple], Counter]:
     """The clean sequence of each session, by scanning backwards and forwards over plain lists."""
     sessions: dict[str, list] = defaultdict(list)
@@ -97,7 +106,9 @@ def replay_session(events: list[tuple], seen: Counter) -> list[tuple]:
         assert present[end] is not value
         present[end] = value
         before = [i for i in range(end) if events[i][0].startswith("End Event:")]
-        starters = [i for i in range((before or [-1])[-1] + 1, end) if events[i][2] in ("Tool", "Menu")]
+        rows = [i for i in range((before or [-1])[-1] + 1, end) if events[i][2] in ("Tool", "Menu")]
+        starters = [i for i in rows if not NOT_STARTERS.match(events[i][0])]
+        seen["not a starter"] += not value and starters[-1:] != rows[-1:]
         if starters:
             present[starters[-1]] = value
 
@@ -208,6 +219,7 @@ def test_every_planted_feature_is_in_the_rows(made):
     _, seen = replay(rows)
     assert seen["unmatched Undo Event"] == report.planted["stray_undo"]
     assert seen["unmatched Redo Event"] == report.planted["stray_redo"]
+    assert seen["not a starter"] == report.planted["undo_after_not_starter"] > 5
     assert seen["Undo and Remove Action"] == sum(
         report.planted[name] for name in ("undo_and_remove", "undo_and_remove_stray_redo")
     )
@@ -250,6 +262,16 @@ def test_views_are_noise_save_on_menus(made):
     assert numbers.filter((pl.col("cat") != "Menu") & pl.col("n").is_in(list(VIEW_IDS))).is_empty()
     assert len(numbers.filter((pl.col("cat") == "Menu") & pl.col("n").is_in(list(VIEW_IDS)))) > 0
     assert {-203, -201} <= set(numbers["n"].to_list())
+
+
+def test_the_profile_knows_which_menus_begin_nothing():
+    prefixes = tuple(load_profile("vectorworks").undo.not_starters)
+    commands = [c for c in build_catalogue().commands if c.kind in (TOOL, MENU)]
+    for command in commands:
+        for language in LANGUAGES:
+            item = command.item_id(language)
+            assert item.startswith(prefixes) is not command.starts, item
+    assert 20 < sum(not c.starts for c in commands) < 40
 
 
 def test_high_level_commands_always_bring_their_low_level_one(made):

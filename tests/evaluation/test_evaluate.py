@@ -14,7 +14,7 @@ from recsys.config import EvaluationConfig
 from recsys.errors import InputError, SchemaError
 from recsys.evaluation import Evaluation, evaluate, evaluate_events
 from recsys.inference import LoadedRun, load
-from tests.tiny_run import make_config, make_events, make_run
+from tests.tiny_run import make_config, make_events, make_log_run, make_run, write_log
 
 RANKERS = ["model", "popularity", "markov1", "markov2", "last_item"]
 
@@ -113,6 +113,28 @@ def test_same_events_given_as_events_have_the_same_figures(
     for name in ("popularity", "last_item"):
         assert counted.figures["all"][name]["mrr"] == pytest.approx(found.figures["all"][name]["mrr"])
     assert (tmp_path / "other" / "metrics.json").is_file()
+
+
+def test_baselines_from_counts_take_no_memory_for_the_events(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    events = make_events(sessions=6, seed=4)
+    copy = Path(shutil.copytree(folders[1], tmp_path / "run"))
+    items = pl.read_parquet(copy / "workflow" / "items.parquet")
+    items.with_columns(pl.col("count") * 10**12).write_parquet(copy / "workflow" / "items.parquet")
+    found, expected = evaluate_events(copy, events), evaluate_events(folders[1], events)
+    for name in ("popularity", "last_item"):
+        assert found.figures["all"][name]["mrr"] == expected.figures["all"][name]["mrr"] > 0
+
+
+def test_emptied_sessions_of_a_raw_log_are_counted(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = make_log_run(folders[1], tmp_path / "run", dropped=["command 13"])
+    write_log(tmp_path / "log.csv", {"a": ["command 03", "command 04"], "b": ["command 13"] * 3, "c": ["command 13"]})
+    found = evaluate_events(copy, tmp_path / "log.csv", out=tmp_path / "out")
+    counts = json.loads((tmp_path / "out" / "metrics.json").read_text())["protocol"]["counts"]["events"]
+    assert (counts["sessions"], counts["emptied_sessions"]) == (1, 2)
+    assert found.metrics["protocol"]["counts"]["events"] == counts
+    assert f"{tmp_path / 'log.csv'}: cleaning left no event of 2 sessions" in capsys.readouterr().err
 
 
 def test_items_that_the_run_does_not_know_are_context_and_misses(run: LoadedRun) -> None:

@@ -113,10 +113,8 @@ def test_baseline_ranks_equal_the_slow_reference(
     baseline = kind().fit(train.items, train.offsets, len(run.item_names))
     ranked = rank_baseline(baseline, dataset, seen=seen)
     positions = Positions.of(dataset)
-    if seen == "keep":
-        np.testing.assert_array_equal(ranked.ranks, baseline.ranks(dataset.items, dataset.offsets))
     unseen = set(range(len(run.item_names))) - set(train.items.tolist())
-    for i in range(0, len(positions), 7):
+    for i in range(len(positions)):
         before = history(dataset, positions.row[i], positions.before[i])
         scores = baseline.scores([before[-2] if len(before) > 1 else 0], before[-1:])[0]
         gone = unseen | (set(before) if seen == "remove" else set())

@@ -1,0 +1,327 @@
+"""What `data_processing.run` runs: every stage with what its bytes depend on, and what of it is finished already."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from data_processing.align import align
+from data_processing.filter import filter_events
+from data_processing.parts import write_json
+from data_processing.reconstruct import reconstruct
+from data_processing.redundancy import mine_redundancy
+from data_processing.split import write_splits
+from data_processing.workflows import learn_workflows
+from recsys.buckets import LOOP, Workers
+from recsys.cleaning.profile import Profile
+from recsys.cleaning.streams import DEFAULT_MAX_BYTES
+from recsys.config import SplitConfig
+from recsys.errors import ConfigError, InputError
+from recsys.runtime import atomic_file, sha256_file
+
+STATE_FILE = "run.json"
+STAGES = ("reconstruct", "split", "align", "redundancy", "filter", "workflows", "side_information")
+OPTIONAL = ("align", "redundancy", "workflows", "side_information")
+_FITTED = {"align", "redundancy", "workflows", "side_information", "rare", "min_length"}  # not for reconstruct
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one run is given.
+
+    Attributes:
+        logs: file, folder or archive of raw logs.
+        profile: the rules; a stage whose section it lacks is left out.
+        split: how groups are assigned.
+        metadata: table of commands; None: the profile's, in or beside `logs`.
+        docs: documentation for side information; None leaves that stage out.
+        dictionary_overrides: CSV that wins over the dictionary that is found.
+        redundancy_overrides: CSV that wins over the pairs that are found.
+        workflows: a ``workflows.json``, edited perhaps, that is applied instead of learning one.
+        side_information_overrides: CSV that wins over what documentation says.
+        cache: folder of what services answered; None: ``OUT/cache``.
+        skip: stages to leave out.
+        until: the last stage to run.
+        max_bytes: cap on the decompressed size of `logs`.
+        workers: who runs independent parts.
+    """
+
+    logs: Path
+    profile: Profile
+    split: SplitConfig = field(default_factory=SplitConfig)
+    metadata: Path | None = None
+    docs: Path | None = None
+    dictionary_overrides: Path | None = None
+    redundancy_overrides: Path | None = None
+    workflows: Path | None = None
+    side_information_overrides: Path | None = None
+    cache: Path | None = None
+    skip: tuple[str, ...] = ()
+    until: str = STAGES[-1]
+    max_bytes: int = DEFAULT_MAX_BYTES
+    workers: Workers = LOOP
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`settings` is what the stage depends on, beside the stages `after`; `product`: what a person may edit in it."""
+
+    name: str
+    make: Callable[[Path], object]
+    settings: dict[str, Any]
+    after: tuple[str, ...] = ()
+    product: str | None = None
+
+
+class Chain:
+    """The stages of one run and what is known of them."""
+
+    def __init__(self, settings: Settings, out: Path) -> None:
+        self.given, self.out = settings, out
+        self.keys: dict[str, str] = {}  # of finished stages, as saved
+        self.now: dict[str, str] = {}  # of stages of this run
+        self.products: dict[str, Path] = {}
+        for name in settings.skip:
+            if name not in OPTIONAL:
+                raise ConfigError(f"--skip {name}: only {', '.join(OPTIONAL)} can be left out")
+
+    def open(self) -> None:
+        """Make the folder, or take up an earlier run's; remove what a killed stage left half-written."""
+        state = self.out / STATE_FILE
+        if self.out.is_file() or (self.out.is_dir() and any(self.out.iterdir()) and not state.is_file()):
+            raise InputError(f"{self.out}: has no {STATE_FILE}, so no earlier run made it; choose another --out")
+        if not self.given.logs.exists():
+            raise InputError(f"{self.given.logs}: no such file or folder")
+        self.out.mkdir(parents=True, exist_ok=True)
+        if state.is_file():
+            try:
+                self.keys = json.loads(state.read_text(encoding="utf-8"))["stages"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{state}: damaged ({error}); remove it and the folders beside it") from error
+        else:
+            self._save()
+        for path in self.out.glob(".*"):
+            if path.is_dir() and path.name.split(".")[1] in STAGES:
+                shutil.rmtree(path)
+
+    def _save(self) -> None:
+        with atomic_file(self.out / STATE_FILE) as path:
+            write_json(path, {"stages": self.keys})
+
+    def key(self, stage: Stage) -> str:
+        """Hash of all that the stage's bytes depend on."""
+        before = {name: [self.now[name], _content(self.products.get(name))] for name in stage.after}
+        text = json.dumps([version("recsys"), stage.name, stage.settings, before], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def is_finished(self, stage: Stage, key: str) -> bool:
+        """Whether the stage's folder is what it would become."""
+        finished = self.keys.get(stage.name) == key and (self.out / stage.name).is_dir()
+        if finished:
+            self._know(stage, key)
+        return finished
+
+    def finish(self, stage: Stage, key: str) -> None:
+        """Note that the stage's folder is complete."""
+        self.keys[stage.name] = key
+        self._know(stage, key)
+        self._save()
+
+    def _know(self, stage: Stage, key: str) -> None:
+        self.now[stage.name] = key
+        if stage.product is not None:
+            self.products[stage.name] = self.out / stage.name / stage.product
+
+    def _wanted(self, name: str) -> bool:
+        given, profile = self.given, self.given.profile
+        has_section = name not in OPTIONAL or getattr(profile, name) is not None
+        has_docs = name != "side_information" or given.docs is not None
+        if name == "side_information" and given.docs is not None and not has_section:
+            raise ConfigError(f"profile {profile.name}: has no section 'side_information', so --docs is of no use")
+        return has_section and has_docs and name not in given.skip and STAGES.index(name) <= STAGES.index(given.until)
+
+    @property
+    def result(self) -> Path:
+        """The last folder of events."""
+        made = [n for n in ("side_information", "workflows", "filter", "reconstruct") if n in self.now]
+        return self.out / made[0]
+
+    def stages(self) -> list[Stage]:
+        """Those of this run, in order."""
+        names = [name for name in STAGES if self._wanted(name)]
+        makers = {
+            "reconstruct": self._reconstruct,
+            "split": self._split,
+            "align": self._align,
+            "redundancy": self._redundancy,
+            "filter": self._filter,
+            "workflows": self._workflows,
+            "side_information": self._side_information,
+        }
+        return [makers[name](names) for name in names]
+
+    def _reconstruct(self, names: list[str]) -> Stage:
+        given = self.given
+        settings = {
+            "logs": _listing(given.logs),
+            "metadata": _content(given.metadata),
+            "profile": given.profile.model_dump(mode="json", exclude=_FITTED),
+        }
+
+        def make(out: Path) -> object:
+            return reconstruct(
+                given.logs,
+                given.profile,
+                out,
+                overwrite=True,
+                max_bytes=given.max_bytes,
+                metadata=given.metadata,
+                workers=given.workers,
+            )
+
+        return Stage("reconstruct", make, settings)
+
+    def _split(self, names: list[str]) -> Stage:
+        raw, given = self.out / "reconstruct", self.given
+        pattern = given.profile.align.id_pattern if given.profile.align else None
+        settings = {"split": given.split.model_dump(mode="json"), "length": given.profile.min_length, "id": pattern}
+        return Stage(
+            "split",
+            lambda out: write_splits(raw, out, given.split, profile=given.profile, overwrite=True),
+            settings,
+            ("reconstruct",),
+        )
+
+    def _align(self, names: list[str]) -> Stage:
+        given = self.given
+        settings = {"align": _section(given.profile, "align"), "overrides": _content(given.dictionary_overrides)}
+
+        def make(out: Path) -> object:
+            return align(
+                self.out / "reconstruct",
+                given.profile,
+                out,
+                overrides=given.dictionary_overrides,
+                cache=self._cache(),
+                overwrite=True,
+            )
+
+        return Stage("align", make, settings, ("reconstruct",), "command_dictionary.csv")
+
+    def _redundancy(self, names: list[str]) -> Stage:
+        given = self.given
+        dictionary = self._product("align", "command_dictionary.csv", names)
+        settings = {
+            "redundancy": _section(given.profile, "redundancy"),
+            "overrides": _content(given.redundancy_overrides),
+        }
+
+        def make(out: Path) -> object:
+            return mine_redundancy(
+                self.out / "reconstruct",
+                self.out / "split",
+                given.profile,
+                out,
+                dictionary=dictionary,
+                overrides=given.redundancy_overrides,
+                overwrite=True,
+            )
+
+        after = ("reconstruct", "split", *(["align"] if dictionary else []))
+        return Stage("redundancy", make, settings, after, "redundancy.csv")
+
+    def _filter(self, names: list[str]) -> Stage:
+        given = self.given
+        dictionary = self._product("align", "command_dictionary.csv", names)
+        pairs = self._product("redundancy", "redundancy.csv", names)
+        settings = {"profile": given.profile.model_dump(mode="json")}
+
+        def make(out: Path) -> object:
+            return filter_events(
+                self.out / "reconstruct",
+                out,
+                splits=self.out / "split",
+                dictionary=dictionary,
+                redundancy=pairs,
+                profile=given.profile,
+                overwrite=True,
+                workers=given.workers,
+            )
+
+        after = ("reconstruct", "split", *(name for name in ("align", "redundancy") if name in names))
+        return Stage("filter", make, settings, after)
+
+    def _workflows(self, names: list[str]) -> Stage:
+        given = self.given
+        settings = {"workflows": _section(given.profile, "workflows"), "given": _content(given.workflows)}
+
+        def make(out: Path) -> object:
+            return learn_workflows(
+                self.out / "filter",
+                out,
+                config=given.profile.workflows,
+                workflows=given.workflows,
+                overwrite=True,
+                workers=given.workers,
+            )
+
+        return Stage("workflows", make, settings, ("filter",))
+
+    def _side_information(self, names: list[str]) -> Stage:
+        given = self.given
+        before = "workflows" if "workflows" in names else "filter"
+        settings = {
+            "side_information": _section(given.profile, "side_information"),
+            "docs": _listing(given.docs) if given.docs else None,
+            "overrides": _content(given.side_information_overrides),
+        }
+
+        def make(out: Path) -> object:
+            # Imported here: it needs the extra 'rag'.
+            from data_processing.side_information import add_side_information
+
+            if given.docs is None:
+                raise ConfigError("side_information needs --docs")
+            return add_side_information(
+                self.out / before,
+                given.docs,
+                out,
+                config=given.profile.side_information,
+                cache=self._cache(),
+                overrides=given.side_information_overrides,
+                overwrite=True,
+            )
+
+        return Stage("side_information", make, settings, (before,))
+
+    def _cache(self) -> Path:
+        return self.given.cache or self.out / "cache"
+
+    def _product(self, stage: str, name: str, names: list[str]) -> Path | None:
+        return self.out / stage / name if stage in names else None
+
+
+def _section(profile: Profile, name: str) -> dict[str, Any]:
+    section = getattr(profile, name)
+    values: dict[str, Any] = section.model_dump(mode="json")
+    return values
+
+
+def _listing(path: Path) -> list[list[Any]]:
+    """Names, sizes and times of the files under a path: reading terabytes to see that nothing changed is no option."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return [[str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+
+
+def _content(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    return sha256_file(path)

@@ -1,0 +1,73 @@
+"""The folders that stages hand to one another: events in parts of whole sessions, with the profile they came from."""
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, get_args
+
+import polars as pl
+
+from recsys.buckets import Engine, Workers
+from recsys.cleaning.profile import Profile, load_profile
+from recsys.errors import InputError
+
+REPORT_FILE = "report.json"
+
+
+class EventsFolder:
+    """A folder with ``events/part-*.parquet``, ``cleaning/profile.yaml`` and ``report.json``."""
+
+    def __init__(self, path: Path, profile: Profile | None = None) -> None:
+        """Open `path`; `profile`: rules that replace those it was made with, from here on.
+
+        Raises:
+            InputError: not such a folder, or one without events.
+        """
+        self.path = path
+        saved = path / "cleaning" / "profile.yaml"
+        if not (path / "events").is_dir() or not saved.is_file():
+            raise InputError(f"{path}: not a folder of data_processing.reconstruct (events/ or cleaning/ is missing)")
+        self.profile = load_profile(saved) if profile is None else profile
+        self.parts = sorted((path / "events").glob("part-*.parquet"))
+        if not self.parts:
+            raise InputError(f"{path}: events/ holds no part-*.parquet")
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the events."""
+        return list(pl.read_parquet_schema(self.parts[0]))
+
+    def report(self) -> dict[str, Any]:
+        """What the stages so far have counted."""
+        path = self.path / REPORT_FILE
+        try:
+            report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); run the stage that writes it again") from error
+        return report
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write indented JSON, names as they are."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file in another folder, without its bytes where the file system can link."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """The flags that say who runs independent parts."""
+    parser.add_argument("--engine", choices=get_args(Engine), default="loop", help="who runs the parts (default loop)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, or CPUs of a local Ray")
+
+
+def given_workers(given: argparse.Namespace) -> Workers:
+    """What these flags say."""
+    return Workers(given.engine, given.workers)

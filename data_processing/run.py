@@ -1,0 +1,100 @@
+"""All stages in order: raw logs to aligned events, taken up again after the last stage that was finished.
+
+Each stage writes a folder of its own name into OUT, by rename. ``OUT/run.json`` holds a key for each finished stage: a
+hash of everything it depends on (files by size and time, settings, the stages before). A stage whose key still holds
+is not run again; one whose inputs or settings have changed is, and so is what follows it. A table that a person has
+edited (``align/command_dictionary.csv``, ``redundancy/redundancy.csv``) counts as an input of what follows.
+"""
+
+import argparse
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data_processing.chain import OPTIONAL, STAGES, STATE_FILE, Chain, Settings
+from data_processing.parts import EventsFolder, given_workers
+from data_processing.reconstruct import add_arguments
+from recsys.cleaning.profile import load_profile
+from recsys.config import load_config
+from recsys.runtime import command_line
+
+
+def run(settings: Settings, out: Path, report: Callable[[str], None] = lambda line: None) -> Path:
+    """Run what is not finished yet; returns the folder of the last stage that wrote events.
+
+    Args:
+        settings: see `Settings`.
+        out: folder with a folder for each stage. It may exist if an earlier run made it.
+        report: takes one line a stage.
+
+    Raises:
+        InputError, ConfigError: what is wrong with the input, in one line.
+    """
+    chain = Chain(settings, out)
+    chain.open()
+    for stage in chain.stages():
+        key = chain.key(stage)
+        if chain.is_finished(stage, key):
+            report(f"{stage.name:<17} finished before")
+            continue
+        began = time.perf_counter()
+        again = (out / stage.name).exists()
+        stage.make(out / stage.name)
+        chain.finish(stage, key)
+        report(f"{stage.name:<17} {time.perf_counter() - began:8.1f} s{'  (inputs had changed)' if again else ''}")
+    return chain.result
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_processing.run",
+        description="All stages from raw logs to aligned events, taken up after the last one that was finished.",
+        epilog="example: python -m data_processing.run --logs logs.tar.xz --profile vectorworks --out out/cleaned",
+    )
+    add_arguments(parser)
+    parser.add_argument("--config", "--config-path", type=Path, help="run YAML; its section 'split' is used")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for instance split.seed=1")
+    parser.add_argument("--docs", type=Path, help="documentation (folder, file or archive) for side information")
+    parser.add_argument("--dictionary-overrides", type=Path, metavar="CSV", help="message,label: wins over stage 2")
+    parser.add_argument("--redundancy-overrides", type=Path, metavar="CSV", help="high,low,decision: wins over stage 3")
+    parser.add_argument("--workflows", type=Path, metavar="JSON", help="apply this workflows.json, learn none")
+    parser.add_argument("--side-information-overrides", type=Path, metavar="CSV", help="wins over stage 6")
+    parser.add_argument("--cache", type=Path, help="folder of what services answered (default OUT/cache)")
+    parser.add_argument("--skip", action="append", default=[], choices=OPTIONAL, help="leave a stage out")
+    parser.add_argument("--until", default=STAGES[-1], choices=STAGES, help="the last stage to run")
+    return parser
+
+
+@command_line
+def main(arguments: Sequence[str]) -> None:
+    """Entry point of ``python -m data_processing.run``."""
+    given = _parser().parse_args(arguments)
+    settings = Settings(
+        logs=given.logs,
+        profile=load_profile(given.profile),
+        split=load_config(given.config, given.set).split,
+        metadata=given.metadata,
+        docs=given.docs,
+        dictionary_overrides=given.dictionary_overrides,
+        redundancy_overrides=given.redundancy_overrides,
+        workflows=given.workflows,
+        side_information_overrides=given.side_information_overrides,
+        cache=given.cache,
+        skip=tuple(given.skip),
+        until=given.until,
+        max_bytes=given.max_bytes,
+        workers=given_workers(given),
+    )
+    if given.overwrite and (given.out / STATE_FILE).is_file():
+        shutil.rmtree(given.out)
+    result = run(settings, given.out, report=print)
+    stages = EventsFolder(result).report()["stages"]
+    print()
+    for stage in stages:
+        print(f"{stage['stage']:<24} {stage['rows_in']:>14,} -> {stage['rows_out']:>14,}")
+    print(f"\n{result}: read it with recsys preprocess --events {result} --out DIR")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
