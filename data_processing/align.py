@@ -17,7 +17,7 @@ import numpy as np
 
 from data_processing import services
 from data_processing.align_cluster import Points, cluster, name_features, unit_rows
-from data_processing.align_names import ENGLISH, Message, read_messages, set_languages
+from data_processing.align_names import ENGLISH, Message, read_messages, set_languages, several_names
 from data_processing.align_overrides import final_labels, read_overrides
 from data_processing.parts import REPORT_FILE, EventsFolder, write_json
 from data_processing.services.protocols import Embedder, Translator, Vectors
@@ -25,10 +25,11 @@ from recsys.cleaning.dictionary import DICTIONARY_FILE, write_rows
 from recsys.cleaning.fitting import AlignConfig
 from recsys.cleaning.profile import Profile, load_profile
 from recsys.errors import ConfigError
-from recsys.runtime import atomic_folder, command_line
+from recsys.runtime import atomic_folder, command_line, note
 
 COLUMNS = ("message", "count", "command_id", "category", "language", "translation", "cluster", "label", "source")
-LISTED = 200  # failures in a report
+LISTED = 200  # failures, ids in a report
+SERVICES_FILE = "services.json"
 
 
 def align(
@@ -77,7 +78,15 @@ def align(
         rows = run.rows(labels, set(given))
         write_rows(work / DICTIONARY_FILE, COLUMNS, rows)
         report = {"source": str(events), "profile": profile.name, **run.report(rows)}
+        report["ids_of_several_names"] = several_names(run.messages, folder.parts)[:LISTED]
         write_json(work / REPORT_FILE, report)
+        write_json(work / SERVICES_FILE, run.service_report())
+    for doubt in report["ids_of_several_names"][:3]:
+        names = ", ".join(f"'{name}'" for name in doubt["names"])
+        note(
+            f"id {doubt['id']} has several names in {doubt['several']} of {doubt['sessions']} sessions: {names}; "
+            "if these are different commands, add it to align.untrusted_ids of the profile"
+        )
     return report
 
 
@@ -217,7 +226,6 @@ class _Alignment:
             found = languages.setdefault(m.language, {"messages": 0, "events": 0})
             found["messages"] += 1
             found["events"] += m.count
-        asked = {"language": self.identifier, "translator": self.translator, "embedder": self.embedder}
         failures = self.translator.failures if self.translator else {}
         return {
             "messages": len(self.messages),
@@ -231,10 +239,14 @@ class _Alignment:
             "ambiguous": self.ambiguous,
             "sources": dict(sorted(Counter(str(row["source"]) for row in table).items())),
             "languages": dict(sorted(languages.items(), key=lambda entry: (-entry[1]["messages"], entry[0]))),
-            "services": {role: {"name": s.name, **s.stats.to_dict()} for role, s in asked.items() if s is not None},
             "failures": len(failures),
             "failure_reasons": dict(sorted(failures.items())[:LISTED]),
         }
+
+    def service_report(self) -> dict[str, Any]:
+        """What the services were asked. Not in the report: a run that was taken up again has asked less."""
+        asked = {"language": self.identifier, "translator": self.translator, "embedder": self.embedder}
+        return {role: {"name": s.name, **s.stats.to_dict()} for role, s in asked.items() if s is not None}
 
 
 def _merge(into: _Group, group: _Group) -> None:

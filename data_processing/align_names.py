@@ -2,9 +2,11 @@
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -16,6 +18,7 @@ from recsys.schema import CATEGORY, ITEM_ID, SESSION_ID
 
 COUNT = "count"
 ENGLISH = "en"
+SHOWN_NAMES = 5
 _PARTS_AT_ONCE = 16  # of counts held before they are summed
 
 
@@ -68,6 +71,35 @@ def read_messages(parts: Sequence[Path], align: AlignConfig) -> list[Message]:
 
 def _summed(counts: list[pl.DataFrame]) -> pl.DataFrame:
     return pl.concat(counts).group_by(ITEM_ID, CATEGORY).agg(pl.col(COUNT).sum())
+
+
+def several_names(messages: list[Message], parts: Sequence[Path]) -> list[dict[str, Any]]:
+    """Ids that go by several names within one session, which speaks one language: do different commands share them?
+
+    One row an id, most suspect first: id, sessions (that hold it), several (sessions where it has two names or more),
+    names (its most frequent ones). Names that a program makes up (``Open Recent - plan.vwx``) show up as well.
+    """
+    named: dict[str, list[Message]] = {}
+    for message in messages:
+        if message.command_id is not None:
+            named.setdefault(message.command_id, []).append(message)
+    suspects = {m.text: (i, m.compared) for i, group in named.items() if len(group) > 1 for m in group}
+    if not suspects:
+        return []
+    rows = [(text, command_id, name) for text, (command_id, name) in suspects.items()]
+    table = pl.DataFrame(rows, schema=dict.fromkeys((ITEM_ID, "id", "name"), pl.String), orient="row")
+    held: Counter[str] = Counter()
+    several: Counter[str] = Counter()
+    for path in progress(parts, "ids", unit="part"):
+        found = pl.read_parquet(path, columns=[SESSION_ID, ITEM_ID]).join(table, on=ITEM_ID, how="inner")
+        names = found.group_by(SESSION_ID, "id").agg(pl.col("name").n_unique())
+        held.update(names["id"].to_list())
+        several.update(names.filter(pl.col("name") > 1)["id"].to_list())
+    order = sorted(several, key=lambda i: (-several[i] / held[i], -several[i], i))
+    return [
+        {"id": i, "sessions": held[i], "several": several[i], "names": [m.text for m in named[i][:SHOWN_NAMES]]}
+        for i in order
+    ]
 
 
 def _name(text: str, pattern: re.Pattern[str] | None) -> str:

@@ -20,12 +20,20 @@ from recsys.buckets import LOOP, Workers
 from recsys.cleaning.profile import Profile
 from recsys.cleaning.streams import DEFAULT_MAX_BYTES
 from recsys.config import SplitConfig
-from recsys.errors import ConfigError, InputError
-from recsys.runtime import atomic_file, sha256_file
+from recsys.cleaning.sources import LogReader
+from recsys.errors import ConfigError, InputError, nearest
+from recsys.runtime import atomic_file, read_json, sha256_file
 
 STATE_FILE = "run.json"
 STAGES = ("reconstruct", "split", "align", "redundancy", "filter", "workflows", "side_information")
 OPTIONAL = ("align", "redundancy", "workflows", "side_information")
+_NEEDED_BY = {  # what is of no use without a stage
+    "align": "dictionary_overrides",
+    "redundancy": "redundancy_overrides",
+    "workflows": "workflows",
+    "side_information": "docs",
+}
+_DAMAGED = "pass --overwrite to run all stages anew"
 _FITTED = {"align", "redundancy", "workflows", "side_information", "rare", "min_length"}  # not for reconstruct
 
 
@@ -85,28 +93,33 @@ class Chain:
         self.keys: dict[str, str] = {}  # of finished stages, as saved
         self.now: dict[str, str] = {}  # of stages of this run
         self.products: dict[str, Path] = {}
+        if settings.until not in STAGES:
+            raise ConfigError(f"--until {settings.until}: no such stage{nearest(settings.until, STAGES)}")
         for name in settings.skip:
             if name not in OPTIONAL:
                 raise ConfigError(f"--skip {name}: only {', '.join(OPTIONAL)} can be left out")
+        for stage, flag in _NEEDED_BY.items():
+            if getattr(settings, flag) is not None and getattr(settings.profile, stage) is None:
+                flag = flag.replace("_", "-")
+                raise ConfigError(f"profile {settings.profile.name}: has no section '{stage}', so --{flag} is of no use")
 
-    def open(self) -> None:
-        """Make the folder, or take up an earlier run's; remove what a killed stage left half-written."""
+    def open(self, anew: bool = False) -> None:
+        """Make the folder, or take up an earlier run's; remove what a killed stage left half-written.
+
+        `anew`: no stage counts as finished.
+        """
         state = self.out / STATE_FILE
-        if self.out.is_file() or (self.out.is_dir() and any(self.out.iterdir()) and not state.is_file()):
+        found = sorted(self.out.iterdir()) if self.out.is_dir() else []
+        # A run that was killed as it began has left no more than the state that it was about to write.
+        if self.out.is_file() or (not state.is_file() and any(not _is_half_written(path) for path in found)):
             raise InputError(f"{self.out}: has no {STATE_FILE}, so no earlier run made it; choose another --out")
-        if not self.given.logs.exists():
-            raise InputError(f"{self.given.logs}: no such file or folder")
         self.out.mkdir(parents=True, exist_ok=True)
-        if state.is_file():
-            try:
-                self.keys = json.loads(state.read_text(encoding="utf-8"))["stages"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{state}: damaged ({error}); remove it and the folders beside it") from error
+        if state.is_file() and not anew:
+            self.keys = _read_state(state)
         else:
             self._save()
-        for path in self.out.glob(".*"):
-            if path.is_dir() and path.name.split(".")[1] in STAGES:
-                shutil.rmtree(path)
+        for path in filter(_is_half_written, found):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _save(self) -> None:
         with atomic_file(self.out / STATE_FILE) as path:
@@ -120,10 +133,15 @@ class Chain:
 
     def is_finished(self, stage: Stage, key: str) -> bool:
         """Whether the stage's folder is what it would become."""
-        finished = self.keys.get(stage.name) == key and (self.out / stage.name).is_dir()
+        finished = self.keys.get(stage.name) == key and (self.out / stage.name / (stage.product or "")).exists()
         if finished:
             self._know(stage, key)
         return finished
+
+    def begin(self, stage: Stage) -> None:
+        """Note that the stage's folder is about to change: killed on the way, it is no longer what its key says."""
+        if self.keys.pop(stage.name, None) is not None:
+            self._save()
 
     def finish(self, stage: Stage, key: str) -> None:
         """Note that the stage's folder is complete."""
@@ -140,8 +158,6 @@ class Chain:
         given, profile = self.given, self.given.profile
         has_section = name not in OPTIONAL or getattr(profile, name) is not None
         has_docs = name != "side_information" or given.docs is not None
-        if name == "side_information" and given.docs is not None and not has_section:
-            raise ConfigError(f"profile {profile.name}: has no section 'side_information', so --docs is of no use")
         return has_section and has_docs and name not in given.skip and STAGES.index(name) <= STAGES.index(given.until)
 
     @property
@@ -169,6 +185,7 @@ class Chain:
         settings = {
             "logs": _listing(given.logs),
             "metadata": _content(given.metadata),
+            "beside": [] if given.metadata else [_listing(p) for p in LogReader(given.logs, given.profile).metadata_beside()],
             "profile": given.profile.model_dump(mode="json", exclude=_FITTED),
         }
 
@@ -187,8 +204,9 @@ class Chain:
 
     def _split(self, names: list[str]) -> Stage:
         raw, given = self.out / "reconstruct", self.given
-        pattern = given.profile.align.id_pattern if given.profile.align else None
-        settings = {"split": given.split.model_dump(mode="json"), "length": given.profile.min_length, "id": pattern}
+        align = given.profile.align
+        ids = [align.id_pattern, align.untrusted_ids] if align else None
+        settings = {"split": given.split.model_dump(mode="json"), "length": given.profile.min_length, "ids": ids}
         return Stage(
             "split",
             lambda out: write_splits(raw, out, given.split, profile=given.profile, overwrite=True),
@@ -303,6 +321,18 @@ class Chain:
 
     def _product(self, stage: str, name: str, names: list[str]) -> Path | None:
         return self.out / stage / name if stage in names else None
+
+
+def _is_half_written(path: Path) -> bool:
+    """Whether a stage, or the writing of the state, would have renamed it in the end."""
+    return path.name.startswith((*(f".{name}." for name in STAGES), f".{STATE_FILE}."))
+
+
+def _read_state(path: Path) -> dict[str, str]:
+    keys = read_json(path, fix=_DAMAGED).get("stages")
+    if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
+        raise InputError(f"{path}: damaged (no keys of stages in it); {_DAMAGED}")
+    return keys
 
 
 def _section(profile: Profile, name: str) -> dict[str, Any]:

@@ -7,12 +7,11 @@ edited (``align/command_dictionary.csv``, ``redundancy/redundancy.csv``) counts 
 """
 
 import argparse
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data_processing.chain import OPTIONAL, STAGES, STATE_FILE, Chain, Settings
+from data_processing.chain import OPTIONAL, STAGES, Chain, Settings
 from data_processing.parts import EventsFolder, given_workers
 from data_processing.reconstruct import add_arguments
 from recsys.cleaning.profile import load_profile
@@ -20,26 +19,31 @@ from recsys.config import load_config
 from recsys.runtime import command_line
 
 
-def run(settings: Settings, out: Path, report: Callable[[str], None] = lambda line: None) -> Path:
+def run(
+    settings: Settings, out: Path, report: Callable[[str], None] = lambda line: None, *, overwrite: bool = False
+) -> Path:
     """Run what is not finished yet; returns the folder of the last stage that wrote events.
 
     Args:
         settings: see `Settings`.
         out: folder with a folder for each stage. It may exist if an earlier run made it.
         report: takes one line a stage.
+        overwrite: run the stages that were finished, too. What services answered is kept.
 
     Raises:
         InputError, ConfigError: what is wrong with the input, in one line.
     """
     chain = Chain(settings, out)
-    chain.open()
-    for stage in chain.stages():
+    stages = chain.stages()  # before anything is written: looks at what it was given
+    chain.open(anew=overwrite)
+    for stage in stages:
         key = chain.key(stage)
         if chain.is_finished(stage, key):
             report(f"{stage.name:<17} finished before")
             continue
         began = time.perf_counter()
         again = (out / stage.name).exists()
+        chain.begin(stage)
         stage.make(out / stage.name)
         chain.finish(stage, key)
         report(f"{stage.name:<17} {time.perf_counter() - began:8.1f} s{'  (inputs had changed)' if again else ''}")
@@ -86,9 +90,7 @@ def main(arguments: Sequence[str]) -> None:
         max_bytes=given.max_bytes,
         workers=given_workers(given),
     )
-    if given.overwrite and (given.out / STATE_FILE).is_file():
-        shutil.rmtree(given.out)
-    result = run(settings, given.out, report=print)
+    result = run(settings, given.out, report=print, overwrite=given.overwrite)
     stages = EventsFolder(result).report()["stages"]
     print()
     for stage in stages:

@@ -18,7 +18,8 @@ from recsys.errors import ConfigError, InputError
 from recsys.runtime import progress
 
 _BATCH = 256  # chunks that are embedded and stored together; what a killed run keeps
-_CANDIDATES = 60  # that the store's approximate search gives, at least; their order is made exact here
+_PAGE = 2048  # vectors that are read from the store at once
+_CANDIDATES = 60  # of highest cosine, at least, among which the words of headings decide
 _HEADING_WEIGHT = 0.2  # of words that a command shares with a heading, beside the cosine
 _SAME = 0.97  # cosine from which two chunks say the same, such as two versions of one page
 _WORD = re.compile(r"\w+")
@@ -53,7 +54,9 @@ class DocumentIndex:
     """A collection of one persistent Chroma store, named by the content of the chunks and the embedder.
 
     A second run on the same documents finds it complete and embeds nothing; an interrupted one adds what is missing.
-    The store makes no network request: vectors are given to it and its telemetry is off.
+    The store makes no network request: vectors are given to it and its telemetry is off. Its own search is not used:
+    the graph behind it differs from build to build (measured: .994 of the nearest three were found, others each time),
+    and the same input must give the same bytes. All vectors, read page by page, are compared instead: exact, and fast.
 
     Args:
         folder: of the store.
@@ -75,8 +78,7 @@ class DocumentIndex:
                 self.collection,
                 embedding_function=None,
                 metadata={"embedder": embedder.name},
-                # one thread: insertion order, and with it the graph, is the same in every run
-                configuration={"hnsw": {"space": "cosine", "num_threads": 1, "ef_construction": 200, "ef_search": 200}},
+                configuration={"hnsw": {"space": "cosine"}},
             )
             self._complete(embedder)
         except BaseException:
@@ -115,15 +117,37 @@ class DocumentIndex:
             wanted: chunks for each. They are ordered by the cosine and a bonus for words that the name shares with the
                 chunk's last heading (Jaccard): embeddings of short names alone take ``CreateSkylight`` for a roof.
         """
+        near = self._nearest(queries, max(_CANDIDATES, 3 * wanted))
         found: list[list[Found]] = []
-        size = min(len(self.chunks), max(_CANDIDATES, 3 * wanted))
         for start in range(0, len(queries), _BATCH):
-            some = queries[start : start + _BATCH]
-            answer: dict[str, Any] = self._store.query(query_embeddings=some, n_results=size, include=["embeddings"])
-            for at, (query, ids) in enumerate(zip(some, answer["ids"], strict=True), start):
-                vectors = np.asarray(answer["embeddings"][at - start], np.float32)
-                found.append(self._best(names[at], [int(i) for i in ids], vectors, vectors @ query, wanted))
+            some = near[start : start + _BATCH]
+            at = {row: place for place, row in enumerate(sorted({int(row) for row in some.ravel()}))}
+            vectors = self._vectors(list(at))
+            for query, name, rows in zip(queries[start:], names[start:], some.tolist(), strict=False):
+                those = vectors[[at[row] for row in rows]]
+                found.append(self._best(name, rows, those, those @ query, wanted))
         return found
+
+    def _nearest(self, queries: NDArray[np.float32], size: int) -> NDArray[np.int64]:
+        """Rows [n, size] of the chunks of highest cosine to each query, in order; equal ones by row."""
+        rows = np.empty((len(queries), 0), np.int64)
+        scores = np.empty((len(queries), 0), np.float32)
+        for start in range(0, len(self.chunks), _PAGE):
+            page = np.arange(start, min(start + _PAGE, len(self.chunks)))
+            likeness = np.round(queries @ self._vectors(page.tolist()).T, 5)
+            scores = np.concatenate([scores, likeness], axis=1)
+            rows = np.concatenate([rows, np.broadcast_to(page, likeness.shape)], axis=1)
+            best = np.argsort(-scores, axis=1, kind="stable")[:, :size]
+            scores, rows = np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
+        return rows
+
+    def _vectors(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Stored vectors [n, d] of chunks."""
+        parts: dict[str, NDArray[np.float32]] = {}
+        for start in range(0, len(rows), _PAGE):
+            got = self._store.get(ids=[_id(row) for row in rows[start : start + _PAGE]], include=["embeddings"])
+            parts.update(zip(got["ids"], np.asarray(got["embeddings"], np.float32), strict=True))
+        return np.stack([parts[_id(row)] for row in rows])
 
     def _best(
         self, name: str, rows: list[int], vectors: NDArray[np.float32], likeness: NDArray[np.float32], wanted: int

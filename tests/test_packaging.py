@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,10 @@ def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-@pytest.mark.parametrize("extra", ["", "dev", "track"])
+EXTRAS = ("dev", "rag", "ray", "track")
+
+
+@pytest.mark.parametrize("extra", ["", *EXTRAS])
 def test_lock_meets_the_bounds_of_pyproject(extra: str, project: dict) -> None:
     pins = read_lock() | read_lock(extra)
     wanted = project["optional-dependencies"][extra] if extra else project["dependencies"]
@@ -36,11 +40,11 @@ def test_lock_meets_the_bounds_of_pyproject(extra: str, project: dict) -> None:
 
 
 def test_locks_agree_where_they_overlap() -> None:
-    dev, track = read_lock("dev"), read_lock("track")
-    assert {name: dev[name] for name in dev.keys() & track.keys()} == {
-        name: track[name] for name in dev.keys() & track.keys()
-    }
-    assert not read_lock().keys() & (dev.keys() | track.keys())
+    base, locks = read_lock(), [read_lock(extra) for extra in EXTRAS]
+    for one, other in combinations(locks, 2):
+        both = one.keys() & other.keys()
+        assert {name: one[name] for name in both} == {name: other[name] for name in both}
+    assert not any(base.keys() & lock.keys() for lock in locks)
 
 
 def imported_distributions(package: str) -> set[str]:

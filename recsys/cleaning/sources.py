@@ -86,13 +86,15 @@ class LogReader:
     def read_metadata_beside(self) -> None:
         """Read what is known about commands from the file that was named, else from those beside the path."""
         patterns = Patterns(["*"], self.profile.metadata.files, [])
-        found = [self._metadata_path] if self._metadata_path else []
-        if not found:
-            near = sorted(p for p in self.path.absolute().parent.iterdir() if p.is_file())
-            found = [p for p in near if patterns.role(p.name) == "metadata" and p.name != self.path.name]
-        for path in found:
+        for path in [self._metadata_path] if self._metadata_path else self.metadata_beside():
             for table in open_tables([(path, "log")], patterns, self.budget, []):
                 self._keep_metadata(table)
+
+    def metadata_beside(self) -> list[Path]:
+        """The files beside the path that the profile takes for tables of commands."""
+        patterns = Patterns(["*"], self.profile.metadata.files, [])
+        near = sorted(p for p in self.path.absolute().parent.iterdir() if p.is_file())
+        return [p for p in near if patterns.role(p.name) == "metadata" and p.name != self.path.name]
 
     def _log(self, table: Table) -> Iterator[pl.DataFrame]:
         columns = self.profile.columns

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from recsys.cleaning.workflows import WORKFLOWS_FILE, Workflows
 from recsys.config import EvaluationConfig
 from recsys.data.dataset import SequenceDataset
 from recsys.errors import InputError
 from recsys.evaluation.ranking import Positions, Ranked
 from recsys.inference.run import LoadedRun
 from recsys.runtime import environment, read_json, sha256_file
-from recsys.schema import SESSION_ID, USER_ID
+from recsys.schema import ITEM_ID, SESSION_ID, USER_ID
 
 LEVEL = 0.95
 
@@ -70,6 +71,7 @@ def describe(
     return {
         "ranking": "full catalogue, reserved ids removed",
         "catalogue": item.num_values(),
+        "vocabulary": _vocabulary(run),
         "ks": list(config.ks),
         "seen": config.seen,
         "max_length": run.max_length,
@@ -96,6 +98,16 @@ def describe(
         "counts": {split: _counts(dataset, config, positions, model, item.first_id, source.get("emptied", {}))},
         "versions": environment(),
     }
+
+
+def _vocabulary(run: LoadedRun) -> dict[str, int]:
+    """How many of the candidates are commands, and how many workflows made of commands: their figures differ."""
+    names = set(run.workflow.items[ITEM_ID].drop_nulls().to_list())
+    workflows: set[str] = set()
+    if (run.directory.cleaning / WORKFLOWS_FILE).is_file():
+        learned = Workflows.load(run.directory.cleaning)
+        workflows = names & {workflow.name for workflow in learned.vocabulary()}
+    return {"commands": len(names) - len(workflows), "workflows": len(workflows)}
 
 
 def _counts(

@@ -57,9 +57,11 @@ class Evaluation:
         protocol = self.metrics["protocol"]
         counts = protocol["counts"][self.split]
         unknown, total = counts["unknown_targets"]["all"], counts["positions"]["all"]
+        workflows = protocol["vocabulary"]["workflows"]
+        made_of = f" ({protocol['vocabulary']['commands']:,} commands, {workflows:,} workflows)" if workflows else ""
         parts = [
             f"{self.split}: {total:,} positions of {counts['scored_sessions']:,} sessions",
-            f"{protocol['catalogue']:,} candidates, newest {protocol['max_length']} events",
+            f"{protocol['catalogue']:,} candidates{made_of}, newest {protocol['max_length']} events",
             f"seen items {'kept' if protocol['seen'] == 'keep' else 'removed'}, ties count against the model",
             f"{unknown:,} unknown targets are misses",
         ]

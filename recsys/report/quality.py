@@ -182,7 +182,9 @@ def _protocol_sentence(contents: Contents, positions: Positions | None) -> str:
     protocol = contents.protocol
     newest = protocol.get("max_length", contents.config.model.max_length)
     seen = {"keep": "kept", "remove": "removed"}.get(str(protocol.get("seen")), "treated as the protocol says")
-    catalogue = f" of {plural(protocol['catalogue'], 'command')}" if "catalogue" in protocol else ""
+    made_of = protocol.get("vocabulary", {"commands": protocol.get("catalogue", 0), "workflows": 0})
+    catalogue = f" of {plural(made_of['commands'], 'command')}" if made_of["commands"] else ""
+    catalogue += f" and {plural(made_of['workflows'], 'workflow')} made of them" if made_of["workflows"] else ""
     scored = ""
     if positions is not None:
         unit = {"user_id": "user", "session_id": "session"}.get(str(protocol.get("groups")), "group")

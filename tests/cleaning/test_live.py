@@ -132,7 +132,9 @@ def test_after_any_lines_it_is_the_batch_result(tmp_path_factory, case, data):
     collapse = data.draw(st.booleans(), label="collapse")
     undo = {"starter_seconds": data.draw(st.sampled_from([None, 1.5]), label="starter_seconds")}
     profile = profile.model_copy(update={"collapse": collapse, "undo": profile.undo.model_copy(update=undo)})
-    rules = data.draw(st.sampled_from([NO_RULES, Rules(dropped_commands=["Tool: Wall (-203)", "Edit.Cut"])]), label="rules")
+    rules = data.draw(
+        st.sampled_from([NO_RULES, Rules(dropped_commands=["Tool: Wall (-203)", "Edit.Cut"])]), label="rules"
+    )
     cleaner, rows, fed = LiveCleaner(profile, rules), Counter(), 0
     while fed < len(lines):
         count = data.draw(st.integers(1, 25), label="lines")

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ CHUNKS = [
 class _Stops(WordEmbedder):
     """Fails at the second batch, as a killed run does."""
 
-    def embed(self, texts: list[str]) -> np.ndarray:
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
         if self.texts:
             raise KeyboardInterrupt
         return super().embed(texts)
@@ -53,6 +54,18 @@ def test_near_equal_chunks_take_one_place(tmp_path: Path) -> None:
     with DocumentIndex(tmp_path, chunks, embedder) as index:
         found = index.search(["draw wall"], embedder.embed(["draw wall"]), 3)[0]
     assert sorted(f.chunk.file for f in found) == ["0.md", "2.md"]
+
+
+def test_a_heading_that_is_the_name_goes_before_a_more_alike_text(tmp_path: Path) -> None:
+    chunks = [
+        Chunk("s.md", ("CreateSkylight",), "Sets a roof window."),
+        Chunk("r.md", ("CreateRoof",), "Makes one over the building."),
+    ]
+    embedder = WordEmbedder()
+    with DocumentIndex(tmp_path, chunks, embedder) as index:
+        one, other = index.search(["Create Roof"], embedder.embed(["Create Roof"]), 2)[0]
+    assert (one.chunk.file, other.chunk.file) == ("r.md", "s.md")
+    assert one.similarity < other.similarity < one.similarity + 0.2
 
 
 def test_names_fall_into_words() -> None:
