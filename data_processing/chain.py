@@ -17,21 +17,23 @@ from data_processing.redundancy import mine_redundancy
 from data_processing.split import write_splits
 from data_processing.workflows import learn_workflows
 from recsys.buckets import LOOP, Workers
+from recsys.cleaning.fitting import AlignConfig, ServiceConfig, SideInformationConfig
 from recsys.cleaning.profile import Profile
+from recsys.cleaning.sources import LogReader
 from recsys.cleaning.streams import DEFAULT_MAX_BYTES
 from recsys.config import SplitConfig
-from recsys.cleaning.sources import LogReader
 from recsys.errors import ConfigError, InputError, nearest
 from recsys.runtime import atomic_file, read_json, sha256_file
 
 STATE_FILE = "run.json"
 STAGES = ("reconstruct", "split", "align", "redundancy", "filter", "workflows", "side_information")
 OPTIONAL = ("align", "redundancy", "workflows", "side_information")
-_NEEDED_BY = {  # what is of no use without a stage
-    "align": "dictionary_overrides",
-    "redundancy": "redundancy_overrides",
+_USED_BY = {
+    "dictionary_overrides": "align",
+    "redundancy_overrides": "redundancy",
     "workflows": "workflows",
-    "side_information": "docs",
+    "docs": "side_information",
+    "side_information_overrides": "side_information",
 }
 _DAMAGED = "pass --overwrite to run all stages anew"
 _FITTED = {"align", "redundancy", "workflows", "side_information", "rare", "min_length"}  # not for reconstruct
@@ -98,10 +100,10 @@ class Chain:
         for name in settings.skip:
             if name not in OPTIONAL:
                 raise ConfigError(f"--skip {name}: only {', '.join(OPTIONAL)} can be left out")
-        for stage, flag in _NEEDED_BY.items():
+        for flag, stage in _USED_BY.items():
             if getattr(settings, flag) is not None and getattr(settings.profile, stage) is None:
-                flag = flag.replace("_", "-")
-                raise ConfigError(f"profile {settings.profile.name}: has no section '{stage}', so --{flag} is of no use")
+                missing = f"profile {settings.profile.name}: has no section '{stage}'"
+                raise ConfigError(f"{missing}, so --{flag.replace('_', '-')} is of no use")
 
     def open(self, anew: bool = False) -> None:
         """Make the folder, or take up an earlier run's; remove what a killed stage left half-written.
@@ -182,10 +184,11 @@ class Chain:
 
     def _reconstruct(self, names: list[str]) -> Stage:
         given = self.given
+        reader = LogReader(given.logs, given.profile)
         settings = {
             "logs": _listing(given.logs),
             "metadata": _content(given.metadata),
-            "beside": [] if given.metadata else [_listing(p) for p in LogReader(given.logs, given.profile).metadata_beside()],
+            "beside": [] if given.metadata else [_listing(path) for path in reader.metadata_beside()],
             "profile": given.profile.model_dump(mode="json", exclude=_FITTED),
         }
 
@@ -216,7 +219,11 @@ class Chain:
 
     def _align(self, names: list[str]) -> Stage:
         given = self.given
-        settings = {"align": _section(given.profile, "align"), "overrides": _content(given.dictionary_overrides)}
+        settings = {
+            "align": _section(given.profile, "align"),
+            "files": _service_files(given.profile.align),
+            "overrides": _content(given.dictionary_overrides),
+        }
 
         def make(out: Path) -> object:
             return align(
@@ -294,6 +301,7 @@ class Chain:
         before = "workflows" if "workflows" in names else "filter"
         settings = {
             "side_information": _section(given.profile, "side_information"),
+            "files": _service_files(given.profile.side_information),
             "docs": _listing(given.docs) if given.docs else None,
             "overrides": _content(given.side_information_overrides),
         }
@@ -339,6 +347,12 @@ def _section(profile: Profile, name: str) -> dict[str, Any]:
     section = getattr(profile, name)
     values: dict[str, Any] = section.model_dump(mode="json")
     return values
+
+
+def _service_files(section: AlignConfig | SideInformationConfig | None) -> dict[str, list[list[Any]]]:
+    """The files that services of a section read."""
+    services = [value for _, value in section or () if isinstance(value, ServiceConfig)]
+    return {s.path: _listing(Path(s.path)) for s in services if s.path is not None and Path(s.path).exists()}
 
 
 def _listing(path: Path) -> list[list[Any]]:

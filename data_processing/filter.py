@@ -27,7 +27,7 @@ from recsys.cleaning.redundancy import Redundancy
 from recsys.cleaning.rules import Rules, align_events, drop_commands
 from recsys.cleaning.sources import attributes
 from recsys.config import SplitConfig, load_config, save_config
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, InputError
 from recsys.etl.plan import KEPT
 from recsys.etl.split import GROUP, SPLIT, SplitResult, group_column, group_expression, load_splits
 from recsys.runtime import atomic_folder, command_line, progress
@@ -113,12 +113,15 @@ class _Found:
         self.events.update(other.events)
         self.sessions.update(other.sessions)
 
-    def count(self, events: pl.DataFrame, splits: Path, by: str) -> None:
+    def count(self, events: pl.DataFrame, source: Path, splits: Path, by: str) -> None:
         """Count the events of a part by their splits (a folder with splits.parquet)."""
         marked = events.with_columns(group_expression(by))
         groups = marked[GROUP].unique()
         table = pl.scan_parquet(splits / "splits.parquet").filter(pl.col(GROUP).is_in(groups.implode())).collect()
         marked = marked.join(table, on=GROUP, how="left", maintain_order="left")
+        if marked[SPLIT].null_count():
+            group = marked.filter(pl.col(SPLIT).is_null())[GROUP][0]
+            raise InputError(f"{source}: group '{group}' is not in the splits; give those made of these events")
         self.train.update(_counts(marked.filter(pl.col(SPLIT) == "train")[ITEM_ID]))
         self.items.update(marked[ITEM_ID].unique().to_list())
         self.events.update(_counts(marked[SPLIT]))
@@ -147,7 +150,7 @@ def _filter_part(task: _Task) -> _Found:
     else:
         events = drop_commands(events, task.rules.dropped_commands, profile.collapse, found.funnel)
         events = _drop_short("length after rare", events, profile, found.funnel)
-    found.count(events, task.splits, task.by)
+    found.count(events, task.source, task.splits, task.by)
     if events.height:
         events.write_parquet(task.target)
     return found
@@ -218,7 +221,7 @@ class _Filter:
         table = pl.read_parquet(path)
         if self.rules.dictionary is None:
             return table
-        label = self.rules.dictionary.apply(table.select(ITEM_ID))[ITEM_ID].alias("label")
+        label = self.rules.dictionary.apply(table.select(ITEM_ID), self.profile.align)[ITEM_ID].alias("label")
         table = table.with_columns(label).sort(pl.col(ITEM_ID) != pl.col("label"), "label", ITEM_ID)
         known = pl.all().exclude(ITEM_ID, "label").drop_nulls().first()
         return table.group_by("label", maintain_order=True).agg(known).rename({"label": ITEM_ID})

@@ -65,7 +65,14 @@ def link_or_copy(source: Path, target: Path) -> None:
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """The flags that say who runs independent parts."""
     parser.add_argument("--engine", choices=get_args(Engine), default="loop", help="who runs the parts (default loop)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, or CPUs of a local Ray")
+    workers = "processes, or CPUs of a local Ray"
+    parser.add_argument("--workers", type=_count, default=os.cpu_count() or 1, metavar="N", help=workers)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}': expected a whole number from 1 on")
+    return int(text)
 
 
 def given_workers(given: argparse.Namespace) -> Workers:

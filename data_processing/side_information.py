@@ -101,8 +101,7 @@ def add_side_information(
     config = config or folder.profile.side_information
     if config is None:
         raise ConfigError(f"{events}: its profile has no section side_information; give it one, or pass a config")
-    commands = _read_commands(events)
-    run = _Run(folder, commands, config, limit)
+    run = _Run(folder, _read_commands(events), config, limit)
     if overrides is not None:
         apply_overrides(run.rows, overrides, config)
     with atomic_folder(out, replace=overwrite, markers=(REPORT_FILE,)) as work, ExitStack() as stack:
@@ -112,14 +111,7 @@ def add_side_information(
             run.answer(documents, kept)
             if overrides is not None:
                 apply_overrides(run.rows, overrides, config)
-        _copy(events, work, folder.parts)
-        commands = enriched(commands, run.rows, config.replace)
-        commands.write_parquet(work / COMMANDS_FILE)
-        review_table(run.rows, commands).write_csv(work / TABLE_FILE)
-        write_json(work / COSTS_FILE, asdict(run.costs))
-        report = {**folder.report(), "side_information": run.report()}
-        write_json(work / REPORT_FILE, report)
-    return report
+        return run.write(work)
 
 
 def _read_commands(events: Path) -> pl.DataFrame:
@@ -151,7 +143,7 @@ class _Run:
     def __init__(
         self, folder: EventsFolder, commands: pl.DataFrame, config: SideInformationConfig, limit: int | None
     ) -> None:
-        self.config = config
+        self.folder, self.commands, self.config = folder, commands, config
         self.documents: Documents | None = None
         self.collection: str | None = None
         self.costs = _Costs()
@@ -223,6 +215,17 @@ class _Run:
             if summary is None:
                 best = max((one.similarity for one in found[at]), default=0.0)
                 row.reason = f"no sentence near enough (nearest passage {best:.2f})"
+
+    def write(self, work: Path) -> dict[str, Any]:
+        """Write the enriched folder; returns its report."""
+        _copy(self.folder.path, work, self.folder.parts)
+        commands = enriched(self.commands, self.rows, self.config.replace)
+        commands.write_parquet(work / COMMANDS_FILE)
+        review_table(self.rows, commands).write_csv(work / TABLE_FILE)
+        write_json(work / COSTS_FILE, asdict(self.costs))
+        report = {**self.folder.report(), "side_information": self.report()}
+        write_json(work / REPORT_FILE, report)
+        return report
 
     def report(self) -> dict[str, Any]:
         failures = [row for row in self.rows if row.status == FAILED]

@@ -39,7 +39,9 @@ class Row:
 
 
 def names_of(items: Sequence[str], folder: EventsFolder) -> list[str]:
-    """Readable names: what `align.name_pattern` takes; of a workflow those of its commands; else the whole item."""
+    """Readable names: what `align.name_pattern` takes, without the menu before it (``File - Open``); of a workflow
+    those of its commands; else the whole item.
+    """
     align = folder.profile.align
     pattern = re.compile(align.name_pattern) if align and align.name_pattern else None
     path = folder.path / "cleaning" / WORKFLOWS_FILE
@@ -48,7 +50,7 @@ def names_of(items: Sequence[str], folder: EventsFolder) -> list[str]:
     def name(item: str) -> str:
         match = pattern.search(item) if pattern else None
         taken = next((group for group in match.groups() if group), None) if match else None
-        return (taken or item).strip()
+        return taken.rsplit(" - ", 1)[-1].strip() if taken else item.strip()
 
     return [", then ".join(dict.fromkeys(name(command) for command in workflows.expand(item))) for item in items]
 

@@ -14,6 +14,7 @@ import polars as pl
 
 from data_processing.parts import EventsFolder
 from data_processing.reconstruct import GROUPS_FILE
+from recsys.cleaning.dictionary import CommandIds
 from recsys.cleaning.profile import Profile
 from recsys.config import SplitConfig, load_config
 from recsys.errors import ConfigError
@@ -39,11 +40,11 @@ def split_groups(events: Path, config: SplitConfig | None = None, profile: Profi
             f"{events / 'events'}, with etl.chunk set"
         )
     by = group_column(split, folder.columns, events)
-    found = Occurrences()
+    found, ids = Occurrences(), CommandIds(folder.profile.align)
     for path in progress(folder.parts, "split", unit="part"):
         part = pl.read_parquet(path, columns=list(dict.fromkeys([SESSION_ID, by, ITEM_ID])))
         long_enough = part.filter(pl.len().over(SESSION_ID) >= folder.profile.min_length)
-        found.add(long_enough.select(group_expression(by), _command(folder).alias(ITEM_ID)))
+        found.add(long_enough.select(group_expression(by), _commands(long_enough[ITEM_ID], ids)))
     pairs = found.pairs()
     users = events / GROUPS_FILE
     if by == USER_ID and split.rule in ("every_nth", "list") and users.is_file():
@@ -53,14 +54,9 @@ def split_groups(events: Path, config: SplitConfig | None = None, profile: Profi
     return assign_splits(pairs, split, by)
 
 
-def _command(folder: EventsFolder) -> pl.Expr:
-    align = folder.profile.align
-    item = pl.col(ITEM_ID)
-    if align is None or align.id_pattern is None:
-        return item
-    groups = item.str.extract_groups(align.id_pattern)
-    number = pl.concat_str([groups.struct.field("*")], separator=" ")
-    return pl.when(number.is_in(align.untrusted_ids)).then(item).otherwise(number.fill_null(item))
+def _commands(items: pl.Series, ids: CommandIds) -> pl.Series:
+    names = items.unique()
+    return items.replace_strict(names, [ids.of(name) or name for name in names], return_dtype=pl.String)
 
 
 def write_splits(

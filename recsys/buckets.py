@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, TypeVar
@@ -23,6 +24,7 @@ from recsys.errors import ConfigError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Engine = Literal["loop", "processes", "ray"]
+_DIED = "a worker was killed from outside, perhaps for want of memory; run again with fewer --workers"
 _AHEAD = 2  # tasks handed out per worker: enough that none waits, few enough that results do not pile up
 
 
@@ -83,6 +85,8 @@ def _in_processes(function: Callable[[Task], Result], tasks: Sequence[Task], cou
                     result = running.popleft().result()
                     running.extend(pool.submit(function, task) for task in islice(waiting, 1))
                     yield result
+            except BrokenProcessPool as error:
+                raise ConfigError(_DIED) from error
             finally:
                 for future in running:
                     future.cancel()
@@ -107,18 +111,25 @@ def _on_ray(function: Callable[[Task], Result], tasks: Sequence[Task], count: in
         )
     try:
         remote = ray.remote(num_cpus=1, max_retries=3)(function)
+        workers = max(count, int(ray.cluster_resources().get("CPU", 0)))
         waiting = iter(tasks)
-        running = deque(remote.remote(task) for task in islice(waiting, count * _AHEAD))
+        running = deque(remote.remote(task) for task in islice(waiting, workers * _AHEAD))
         while running:
             result = ray.get(running.popleft())
             running.extend(remote.remote(task) for task in islice(waiting, 1))
             yield result
+    except ray.exceptions.RayTaskError as error:  # whose text is a traceback; the cause is what the task raised
+        raise error.cause from error
+    except ray.exceptions.WorkerCrashedError as error:
+        raise ConfigError(_DIED) from error
     finally:
         if started:
             ray.shutdown()
 
 
 def _ray() -> Any:
+    # Ray tells its makers how it is used unless told not to; nobody expects that of a tool for private logs.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError as error:

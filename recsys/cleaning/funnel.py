@@ -25,16 +25,23 @@ class Funnel:
 
     stages: dict[str, Stage] = field(default_factory=dict)
 
-    def drop(self, stage: str, frame: pl.DataFrame, reason: pl.Series) -> pl.DataFrame:
-        """Keep the rows of `frame` whose `reason` (String) is null; count the others by reason."""
+    def drop(
+        self, stage: str, frame: pl.DataFrame, reason: pl.Series, hidden: pl.Series | None = None
+    ) -> pl.DataFrame:
+        """Keep the rows of `frame` whose `reason` (String) is null; count the others by reason.
+
+        `hidden` (Boolean): rows that stay although they are counted as gone; no later stage may count them.
+        """
         keep = reason.is_null()
-        kept = frame if keep.all() else frame.filter(keep)
+        left = int(keep.sum())
         found = Counter[str]()
-        if kept.height < frame.height:
+        if left < frame.height:
             counts = reason.drop_nulls().value_counts()
             found = Counter(dict(zip(counts[:, 0].to_list(), counts[:, 1].to_list(), strict=True)))
-        self.count(stage, frame.height, kept.height, found)
-        return kept
+        self.count(stage, frame.height, left, found)
+        if hidden is not None:
+            keep |= hidden
+        return frame if keep.all() else frame.filter(keep)
 
     def count(self, stage: str, rows_in: int, rows_out: int, removed: dict[str, int], **facts: int) -> None:
         """Add to a stage; the sum must be exact."""

@@ -27,12 +27,13 @@ REASON = "reason"  # why a row is noise; null: it is not
 class Kind(IntEnum):
     """The part of a row in the undo stack."""
 
-    PLAIN = 0  # a command that cannot be undone
-    STARTER = 1  # Tool or Menu: may begin the event that follows
-    EVENT = 2  # can be undone
-    UNDO = 3
-    REDO = 4
-    REMOVE = 5  # an undo that cannot be redone
+    PLAIN = 0  # neither begins an event nor can be undone
+    HIDDEN = 1  # noise that may begin the event that follows: goes as far as the stack, is no row of any result
+    STARTER = 2  # Tool or Menu: may begin the event that follows
+    EVENT = 3  # can be undone
+    UNDO = 4
+    REDO = 5
+    REMOVE = 6  # an undo that cannot be redone
 
 
 _KINDS = {
@@ -49,18 +50,22 @@ NO_COMMAND = "no command in it"
 
 
 def parse_messages(messages: pl.Series, profile: Profile) -> pl.DataFrame:
-    """One row a distinct message: message, item_id, kind (of `Kind`), reason (null unless it is noise).
+    """One row a distinct message: message, item_id, kind (of `Kind`), reason (null unless it is noise, hidden or not).
 
     Grammar shell adds arguments: what follows the first word (null: nothing).
     """
     table = messages.unique(maintain_order=True).alias(MESSAGE).to_frame()
     if profile.grammar == "vectorworks":
-        table = _parse_vectorworks(table)
+        table = _parse_vectorworks(table, profile.undo)
     else:
         is_shell = profile.grammar == "shell"
         table = _split_arguments(table) if is_shell else table.with_columns(pl.col(MESSAGE).alias(ITEM_ID))
         table = table.with_columns(_plain_kind(profile.undo).alias(KIND))
     table = table.with_columns(_noise_reason(profile).alias(REASON), pl.col(KIND).cast(pl.UInt8))
+    if profile.hidden_starters:
+        begins = (pl.col(KIND) == Kind.STARTER.value) & _tool_number().is_in(profile.hidden_starters)
+        hidden = pl.lit(Kind.HIDDEN.value, pl.UInt8)
+        table = table.with_columns(pl.when(begins & pl.col(REASON).is_not_null()).then(hidden).otherwise(KIND).alias(KIND))
     return table.select(c for c in (MESSAGE, ITEM_ID, KIND, REASON, ARGUMENTS) if c in table.columns)
 
 
@@ -88,7 +93,7 @@ def _starts_with(prefixes: list[str], column: str = MESSAGE) -> pl.Expr:
     return pl.any_horizontal(found) if found else pl.lit(False)
 
 
-def _parse_vectorworks(table: pl.DataFrame) -> pl.DataFrame:
+def _parse_vectorworks(table: pl.DataFrame, undo: UndoConfig) -> pl.DataFrame:
     # (MAX-n) stands before or after the kind
     text = (
         pl.col(MESSAGE)
@@ -106,7 +111,10 @@ def _parse_vectorworks(table: pl.DataFrame) -> pl.DataFrame:
     table = table.with_columns(_unquoted(pl.col("rest")).alias("rest"))
     kind = pl.col("prefix").replace_strict({k: v.value for k, v in _KINDS.items()}, default=None, return_dtype=pl.UInt8)
     item = pl.when(pl.col("prefix").is_null()).then("text").otherwise(pl.format("{}: {}", "prefix", "rest"))
-    return table.select(MESSAGE, item.alias(ITEM_ID), kind.alias(KIND))
+    table = table.select(MESSAGE, item.alias(ITEM_ID), kind.alias(KIND))
+    begins_nothing = (pl.col(KIND) == Kind.STARTER.value) & _starts_with(undo.not_starters, ITEM_ID)
+    plain = pl.lit(Kind.PLAIN.value, pl.UInt8)
+    return table.with_columns(pl.when(begins_nothing).then(plain).otherwise(KIND).alias(KIND))
 
 
 def _unquoted(rest: pl.Expr) -> pl.Expr:
@@ -126,12 +134,17 @@ def _noise_reason(profile: Profile) -> pl.Expr:
     for prefix in noise.prefixes:
         reasons.append(pl.when(pl.col(ITEM_ID).str.starts_with(prefix)).then(pl.lit(f"prefix {prefix}")))
     if noise.ids:
-        number = pl.col(ITEM_ID).str.extract(r"\((-?\d+)\) ?\.?$").cast(pl.Int64, strict=False)
-        of_menu = pl.col(ITEM_ID).str.starts_with("Menu:")
-        reasons.append(pl.when(~of_menu & number.is_in(noise.ids)).then(pl.format("id ({})", number)))
+        number = _tool_number()
+        reasons.append(pl.when(number.is_in(noise.ids)).then(pl.format("id ({})", number)))
     reasons.append(pl.when(pl.col(KIND).is_null()).then(pl.lit(OUTSIDE)))
     reasons.append(pl.when(pl.col(ITEM_ID) == "").then(pl.lit(NO_COMMAND)))
     return pl.coalesce(reasons)
+
+
+def _tool_number() -> pl.Expr:
+    """The number in brackets at the end; null for a Menu, whose numbers are others."""
+    number = pl.col(ITEM_ID).str.extract(r"\((-?\d+)\) ?\.?$").cast(pl.Int64, strict=False)
+    return pl.when(~pl.col(ITEM_ID).str.starts_with("Menu:")).then(number)
 
 
 def parse_times(

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from recsys.cleaning.funnel import Funnel
-from recsys.cleaning.parser import KIND, MESSAGE, REASON, parse_messages
+from recsys.cleaning.parser import KIND, MESSAGE, REASON, Kind, parse_messages
 from recsys.cleaning.profile import Profile
 from recsys.cleaning.rules import NO_RULES, Rules, apply_rules
 from recsys.cleaning.sessions import add_hash, clean_sessions, key_column
@@ -18,7 +18,8 @@ from recsys.schema import ARGUMENTS, CATEGORY, ITEM_ID
 def select_rows(frame: pl.DataFrame, profile: Profile, funnel: Funnel) -> pl.DataFrame:
     """Rows that carry a command or an undo: parsed, categories kept, noise dropped. Row by row, any frame will do.
 
-    Returns the key, item_id, kind, timestamp and, where there are, user_id, cat and clock.
+    Returns the key, item_id, kind, timestamp and, where there are, user_id, cat and clock. Rows of `Kind.HIDDEN` are
+    among them although they are counted as noise; `clean_sessions` drops them.
     """
     key = key_column(profile)
     rows = funnel.drop("read", frame, _incomplete(frame, key))
@@ -27,7 +28,7 @@ def select_rows(frame: pl.DataFrame, profile: Profile, funnel: Funnel) -> pl.Dat
         kept = pl.col(CATEGORY).is_in(profile.categories).fill_null(False)
         rows = funnel.drop("category", rows, rows.select(pl.when(kept).then(None).otherwise(other)).to_series())
     rows = rows.join(parse_messages(rows[MESSAGE], profile), on=MESSAGE, how="left", maintain_order="left")
-    rows = funnel.drop("noise", rows, rows[REASON])
+    rows = funnel.drop("noise", rows, rows[REASON], hidden=rows[KIND].eq_missing(Kind.HIDDEN.value))
     wanted = [c for c in (*RAW_COLUMNS, ITEM_ID, KIND, ARGUMENTS) if c in rows.columns and c != MESSAGE]
     wanted += profile.columns.keep
     return rows.select(wanted)
@@ -39,7 +40,14 @@ def _incomplete(frame: pl.DataFrame, key: str) -> pl.Series:
     return frame.select(reason.otherwise(None).alias(REASON)).to_series()
 
 
-def clean_logs(logs: Path | Iterable[pl.DataFrame], profile: Profile, rules: Rules = NO_RULES) -> pl.DataFrame:
+def clean_logs(
+    logs: Path | Iterable[pl.DataFrame],
+    profile: Profile,
+    rules: Rules = NO_RULES,
+    *,
+    funnel: Funnel | None = None,
+    source: str = "logs",
+) -> pl.DataFrame:
     """Clean a log in memory: events with the columns of `Profile.event_columns` that it has, sessions contiguous.
 
     Nothing is fitted and short sessions stay, so this is what serves a running session.
@@ -48,17 +56,20 @@ def clean_logs(logs: Path | Iterable[pl.DataFrame], profile: Profile, rules: Rul
         logs: a path as `LogReader` takes it, or frames with the columns of `RAW_COLUMNS`.
         profile: the rules.
         rules: what a run learned.
+        funnel: takes the counts of every stage.
+        source: what errors call frames; a path is called by itself.
 
     Raises:
         InputError: unreadable input, or no event is left (names the stage that let nothing through).
     """
-    funnel = Funnel()
+    funnel = Funnel() if funnel is None else funnel
     frames = LogReader(logs, profile).frames() if isinstance(logs, Path) else logs
+    name = str(logs) if isinstance(logs, Path) else source
     selected = [select_rows(frame, profile, funnel) for frame in frames]
     if not selected:
-        raise InputError("logs: no frames")
+        raise InputError(f"{name}: no frames")
     rows = add_hash(pl.concat(selected, how="diagonal"), profile)
     events = clean_sessions(rows, profile, funnel)
     events = apply_rules(events, profile, rules, funnel)
-    funnel.require_rows(logs if isinstance(logs, Path) else "logs")
+    funnel.require_rows(name)
     return events

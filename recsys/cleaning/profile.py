@@ -18,6 +18,11 @@ from recsys.schema import ARGUMENTS, CATEGORY, ITEM_ID, MERGE_COUNT, SESSION_ID,
 _PACKAGE = Path(__file__).resolve().parent.parent
 _PROFILE_FOLDERS = (_PACKAGE / "_profiles", _PACKAGE.parent / "configs" / "profiles")
 EVENT_COLUMNS = (SESSION_ID, ITEM_ID, TIMESTAMP, USER_ID, CATEGORY, MERGE_COUNT)  # of every grammar
+# What rows carry on their way, and what later stages add: a column of the log must not stand in for one of these.
+_WORKING_COLUMNS = (
+    *("message", "clock", "kind", "reason", "key_hash", "bucket", "session_number", "first_number_of_user"),
+    *("process", "run", "within", "follows_hidden", "group", "split", ARGUMENTS, "last_timestamp", "constituents"),
+)
 Epoch = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
 
 
@@ -39,7 +44,7 @@ class ColumnsConfig(StrictModel):
     @field_validator("keep")
     @classmethod
     def _are_free(cls, value: list[str]) -> list[str]:
-        taken = [name for name in value if name in EVENT_COLUMNS]
+        taken = [name for name in value if name in EVENT_COLUMNS or name in _WORKING_COLUMNS]
         if taken:
             raise ValueError(f"'{taken[0]}' is a column that cleaning writes itself; rename it in the log")
         return value
@@ -98,6 +103,9 @@ class UndoConfig(StrictModel):
     mode: Literal["stack", "keep", "none"] = "stack"
     starters: bool = True  # an undone event takes along the Tool or Menu row that began it (grammar vectorworks)
     not_starters: list[str] = Field(default_factory=list)  # prefixes of Tool and Menu rows that never begin an event
+    # Numbers of tools that are noise themselves but begin events (selection: a drag), so that the tool chosen before
+    # them is not taken along (grammar vectorworks). Not those that only ever begin noise, such as pan.
+    hidden_starters: list[int] = Field(default_factory=list)
     starter_seconds: Annotated[float, Field(gt=0)] | None = None  # longest time from a Tool or Menu to its event
     undo_messages: list[str] = Field(default_factory=list)  # grammar plain
     redo_messages: list[str] = Field(default_factory=list)  # grammar plain
@@ -165,6 +173,12 @@ class Profile(StrictModel):
         if self.grammar != "vectorworks" and self.undo.mode != "keep" and not self.undo.undo_messages:
             raise ValueError(f"undo.mode '{self.undo.mode}' needs undo.undo_messages; or set undo.mode to 'keep'")
         return self
+
+    @property
+    def hidden_starters(self) -> list[int]:
+        """Numbers of noise tools that the undo stack looks at; empty where it does not ask what began an event."""
+        asks = self.grammar == "vectorworks" and self.undo.mode == "stack" and self.undo.starters
+        return self.undo.hidden_starters if asks else []
 
     @property
     def event_columns(self) -> list[str]:

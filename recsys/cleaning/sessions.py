@@ -17,9 +17,9 @@ import polars as pl
 
 from recsys.buckets import bucket_column
 from recsys.cleaning.funnel import Funnel
-from recsys.cleaning.parser import CLOCK
+from recsys.cleaning.parser import CLOCK, KIND, Kind
 from recsys.cleaning.profile import Profile
-from recsys.cleaning.undo import undo_reasons
+from recsys.cleaning.undo import FOLLOWS_HIDDEN, undo_reasons
 from recsys.schema import ITEM_ID, MERGE_COUNT, SESSION_ID, TIMESTAMP, USER_ID
 
 HASH = "key_hash"  # of the key: events are ordered by it, so that any number of buckets gives the same table
@@ -49,7 +49,7 @@ def clean_sessions(rows: pl.DataFrame, profile: Profile, funnel: Funnel) -> pl.D
     """
     key = key_column(profile)
     rows, went_back = _in_order(rows, key)
-    rows = _with_clock(rows, key)
+    rows = _without_hidden(_with_clock(rows, key), key)
     rows = rows.with_columns(_session_starts(key, profile).cum_sum().alias(NUMBER))
     # Sessions are numbered within a user before undo, which may empty one.
     of_user = (pl.col(key) != pl.col(key).shift()).fill_null(True)
@@ -92,6 +92,16 @@ def _in_order(rows: pl.DataFrame, key: str) -> tuple[pl.DataFrame, int]:
         jumps = rows.select(pl.col(key), jump.fill_null(0).alias("jump"))
         rows = rows.with_columns(time + jumps.select(pl.col("jump").cum_sum().over(key)).to_series())
     return rows.sort(HASH, key, TIMESTAMP, maintain_order=True), went_back
+
+
+def _without_hidden(rows: pl.DataFrame, key: str) -> pl.DataFrame:
+    """Rows of `Kind.HIDDEN` leave (they are counted already) and mark the row that comes after them."""
+    hidden = rows[KIND] == Kind.HIDDEN.value
+    if not hidden.any():
+        return rows
+    follows = hidden.shift(fill_value=False).alias(FOLLOWS_HIDDEN)
+    same = (pl.col(key) == pl.col(key).shift()).fill_null(False)
+    return rows.with_columns(follows & rows.select(same).to_series()).filter(~hidden)
 
 
 def _session_starts(key: str, profile: Profile) -> pl.Expr:

@@ -67,7 +67,9 @@ class Spill:
     def add(self, frame: pl.DataFrame) -> None:
         """Take rows; columns of the schema that `frame` lacks are null."""
         lacking = [pl.lit(None, dtype=t).alias(c) for c, t in self._schema.items() if c not in frame.columns]
-        self._waiting.append(frame.with_columns(lacking).select(*self._schema))
+        chosen = frame.with_columns(lacking).select(*self._schema)
+        # By way of Arrow: a filtered frame keeps all text of the file's piece alive, of rows that left long ago too.
+        self._waiting.append(pl.DataFrame(chosen.to_arrow(compat_level=pl.CompatLevel.oldest())))
         if sum(f.height for f in self._waiting) >= ROWS_A_FILE:
             self._flush()
 

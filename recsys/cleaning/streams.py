@@ -11,6 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
@@ -147,6 +148,7 @@ class Table:
     format: Format
     stream: Readable
     path: Path | None  # where the table lies as a plain file
+    advance: Callable[[int], object] = lambda size: None  # tells a bar of bytes that were read past `stream`
 
 
 @dataclass(frozen=True)
@@ -200,14 +202,18 @@ def open_tables(
     A bar shows the compressed bytes read.
     """
     total = sum(p.stat().st_size for p, _ in files)
-    with tqdm(total=total, desc="read", unit="B", unit_scale=True, delay=2.0, leave=False) as bar:
+    quiet = parent_process() is not None  # several workers' bars would write over each other
+    with tqdm(total=total, desc="read", unit="B", unit_scale=True, delay=2.0, leave=False, disable=quiet) as bar:
         for file, role in files:
             try:
                 raw = file.open("rb")
             except OSError as error:
                 raise InputError(f"{file}: cannot be opened: {error.strerror}") from error
             with raw:
-                yield from _walk(_Watched(raw, bar), str(file), role, patterns, budget, skipped, file, 0)
+                for table in _walk(_Watched(raw, bar), str(file), role, patterns, budget, skipped, file, 0):
+                    if table.format == "parquet" and table.path is not None:  # it is not read through the stream
+                        table.advance = bar.update
+                    yield table
 
 
 class _Watched:

@@ -44,7 +44,9 @@ def _read_parquet(table: Table, choose: Choose, budget: Budget) -> Iterator[pl.D
         columns = choose(file.schema_arrow.names)
         if not file.metadata.num_rows:
             raise InputError(f"{table.name}: no rows")
-        for batch in file.iter_batches(batch_size=1 << 18, columns=columns):
+        size = table.path.stat().st_size if table.path else 0
+        for batch in file.iter_batches(batch_size=1 << 17, columns=columns):
+            table.advance(size * batch.num_rows // file.metadata.num_rows)
             yield pl.DataFrame(batch).select(columns)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{table.name}: not a readable Parquet file: {_one_line(error)}") from error

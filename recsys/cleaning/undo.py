@@ -2,7 +2,8 @@
 
 - An event (`Kind.EVENT`) goes on the undo stack and clears the redo stack. It owns the Tool or Menu row that began
   it: the last one since the event before, rows that begin nothing (`UndoConfig.not_starters`) and, where
-  `UndoConfig.starter_seconds` says so, rows of longer ago left aside.
+  `UndoConfig.starter_seconds` says so, rows of longer ago left aside. Where a row of `Kind.HIDDEN` came after that
+  one, it began the event, and there is no row to take along.
 - An undo takes back the newest event of its name that is not undone, with the row that began it; a redo brings back
   the newest undone event of its name, with that row; ``Undo and Remove`` takes back for good.
 - Undo and redo rows themselves always leave; those that find nothing are counted as unmatched.
@@ -17,7 +18,7 @@ from recsys.cleaning.parser import KIND, Kind
 from recsys.cleaning.profile import Profile
 from recsys.schema import ITEM_ID, TIMESTAMP
 
-NAME = "name"
+FOLLOWS_HIDDEN = "follows_hidden"  # rows right after one of `Kind.HIDDEN`
 UNDONE = "undone event"
 STARTER = "began an undone event"
 UNDO_ROW = "undo row"
@@ -47,7 +48,9 @@ class UndoStack:
         self._done: dict[str, list[_Event]] = {}
         self._undone: dict[str, list[_Event]] = {}
 
-    def feed(self, row: int, kind: int, name: str, time: int = 0) -> tuple[Change, ...]:
+    def feed(
+        self, row: int, kind: int, name: str, time: int = 0, follows_hidden: bool = False
+    ) -> tuple[Change, ...]:
         """Take the next row and say what it changed: at most three rows, itself included.
 
         Args:
@@ -55,7 +58,10 @@ class UndoStack:
             kind: its `Kind`.
             name: what undo rows share with the events they mean.
             time: microseconds; only compared where there is a limit of seconds.
+            follows_hidden: whether the row before it was of `Kind.HIDDEN`.
         """
+        if follows_hidden:
+            self._starter = None
         if kind == Kind.EVENT:
             self._done.setdefault(name, []).append((row, self._began(time)))
             self._starter = None

@@ -83,7 +83,7 @@ def events_folder(path: Path, settings: SideInformationConfig | None = None, **c
         columns=ColumnsConfig(time=["ts"], message=["message"], session=["session"]),
         times=[TimeFormat(format="epoch_us", example="1")],
         undo=UndoConfig(mode="keep"),
-        align=AlignConfig(name_pattern=r"^\w[\w ]*: (?:.* - )?(.+?)(?: \(-?\d+\))*$"),
+        align=AlignConfig(name_pattern=r"^\w[\w ]*: (.+?)(?: \(-?\d+\))*$"),
         side_information=settings,
     )
     save_config(profile, path / "cleaning" / "profile.yaml")
