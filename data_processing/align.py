@@ -6,7 +6,6 @@ its category, where the profile names services for that (`data_processing.align_
 ``command_dictionary.csv``, is for a person to review: a file of overrides wins over what was found.
 """
 
-import argparse
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from data_processing import services
 from data_processing.align_cluster import Points, cluster, name_features, unit_rows
 from data_processing.align_names import ENGLISH, Message, read_messages, set_languages, several_names
 from data_processing.align_overrides import final_labels, read_overrides
-from data_processing.parts import REPORT_FILE, EventsFolder, write_json
+from data_processing.parts import REPORT_FILE, EventsFolder, stage_parser, write_json
 from data_processing.services.protocols import Embedder, Translator, Vectors
 from recsys.cleaning.dictionary import DICTIONARY_FILE, write_rows
 from recsys.cleaning.fitting import AlignConfig
@@ -287,10 +286,10 @@ def _central(groups: list[_Group], numbers: list[int], embedder: Embedder) -> li
 @command_line
 def main(arguments: Sequence[str]) -> None:
     """Entry point of ``python -m data_processing.align``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_processing.align",
-        description="Find the messages that are one command, whatever language they are in.",
-        epilog="example: python -m data_processing.align --events out/raw --out out/aligned --overrides reviewed.csv",
+    parser = stage_parser(
+        "align",
+        "Find the messages that are one command, whatever language they are in.",
+        "--events out/reconstruct --out out/align",
     )
     parser.add_argument("--events", type=Path, required=True, help="folder of data_processing.reconstruct")
     parser.add_argument("--profile", help="cleaning rules: built-in name or YAML file (default: those of --events)")
@@ -303,7 +302,9 @@ def main(arguments: Sequence[str]) -> None:
     report = align(
         given.events, profile, given.out, overrides=given.overrides, cache=given.cache, overwrite=given.overwrite
     )
-    print(f"{given.out}: {report['messages']:,} messages, {report['labels']:,} commands; {report['sources']}")
+    found = ", ".join(f"{count:,} by {source}" for source, count in report["sources"].items())
+    file = given.out / DICTIONARY_FILE
+    print(f"{file}: {report['messages']:,} messages, {report['labels']:,} commands ({found})")
 
 
 if __name__ == "__main__":

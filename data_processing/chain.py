@@ -93,6 +93,7 @@ class Chain:
     def __init__(self, settings: Settings, out: Path) -> None:
         self.given, self.out = settings, out
         self.keys: dict[str, str] = {}  # of finished stages, as saved
+        self.made: dict[str, str] = {}  # of stages with a table that a person may edit: its hash when it was made
         self.now: dict[str, str] = {}  # of stages of this run
         self.products: dict[str, Path] = {}
         if settings.until not in STAGES:
@@ -117,7 +118,7 @@ class Chain:
             raise InputError(f"{self.out}: has no {STATE_FILE}, so no earlier run made it; choose another --out")
         self.out.mkdir(parents=True, exist_ok=True)
         if state.is_file() and not anew:
-            self.keys = _read_state(state)
+            self.keys, self.made = _read_state(state)
         else:
             self._save()
         for path in filter(_is_half_written, found):
@@ -125,7 +126,8 @@ class Chain:
 
     def _save(self) -> None:
         with atomic_file(self.out / STATE_FILE) as path:
-            write_json(path, {"stages": self.keys})
+            kept = {"stages": self.keys, "tables": self.made}
+            write_json(path, {what: {n: of[n] for n in STAGES if n in of} for what, of in kept.items()})
 
     def key(self, stage: Stage) -> str:
         """Hash of all that the stage's bytes depend on."""
@@ -141,14 +143,30 @@ class Chain:
         return finished
 
     def begin(self, stage: Stage) -> None:
-        """Note that the stage's folder is about to change: killed on the way, it is no longer what its key says."""
+        """Note that the stage's folder is about to change: killed on the way, it is no longer what its key says.
+
+        Raises:
+            InputError: a person has edited the table in it, and would lose that.
+        """
+        table = self.out / stage.name / (stage.product or "")
+        if stage.name in self.made and table.is_file() and sha256_file(table) != self.made[stage.name]:
+            raise InputError(
+                f"{table}: was edited, and what it was made from has changed, so it would be made anew; move it away "
+                "and give your rows as overrides"
+            )
+        self.made.pop(stage.name, None)
         if self.keys.pop(stage.name, None) is not None:
             self._save()
+            folder = self.out / stage.name
+            if stage.product is not None and folder.is_dir() and not (folder / stage.product).exists():
+                shutil.rmtree(folder)  # nothing that a person edited is left in it
 
     def finish(self, stage: Stage, key: str) -> None:
         """Note that the stage's folder is complete."""
         self.keys[stage.name] = key
         self._know(stage, key)
+        if stage.name in self.products:
+            self.made[stage.name] = sha256_file(self.products[stage.name])
         self._save()
 
     def _know(self, stage: Stage, key: str) -> None:
@@ -336,11 +354,13 @@ def _is_half_written(path: Path) -> bool:
     return path.name.startswith((*(f".{name}." for name in STAGES), f".{STATE_FILE}."))
 
 
-def _read_state(path: Path) -> dict[str, str]:
-    keys = read_json(path, fix=_DAMAGED).get("stages")
-    if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
-        raise InputError(f"{path}: damaged (no keys of stages in it); {_DAMAGED}")
-    return keys
+def _read_state(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    values = read_json(path, fix=_DAMAGED)
+    found = [values.get("stages"), values.get("tables", {})]
+    for part in found:
+        if not isinstance(part, dict) or not all(isinstance(key, str) for key in part.values()):
+            raise InputError(f"{path}: damaged (no keys of stages in it); {_DAMAGED}")
+    return found[0], found[1]
 
 
 def _section(profile: Profile, name: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ equal neighbours collapse again; sessions that this left too short leave. A comm
 rare but unknown: it stays, out of vocabulary.
 """
 
-import argparse
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +15,15 @@ from typing import Any
 
 import polars as pl
 
-from data_processing.parts import REPORT_FILE, EventsFolder, add_workers, given_workers, write_json
+from data_processing.parts import (
+    REPORT_FILE,
+    EventsFolder,
+    add_workers,
+    file_in,
+    given_workers,
+    stage_parser,
+    write_json,
+)
 from data_processing.reconstruct import METADATA_FILE
 from data_processing.split import split_groups
 from recsys.buckets import LOOP, Workers
@@ -72,8 +79,8 @@ def filter_events(
     if redundancy is not None and folder.profile.redundancy is None:
         raise ConfigError(f"profile {folder.profile.name}: has no section 'redundancy', which gives the window")
     rules = Rules(
-        dictionary=Dictionary.load(_file(dictionary, "command_dictionary.csv")) if dictionary else None,
-        redundancy=Redundancy.load(_file(redundancy, "redundancy.csv"), folder.profile.redundancy)
+        dictionary=Dictionary.load(file_in(dictionary, "command_dictionary.csv")) if dictionary else None,
+        redundancy=Redundancy.load(file_in(redundancy, "redundancy.csv"), folder.profile.redundancy)
         if redundancy and folder.profile.redundancy
         else None,
     )
@@ -90,10 +97,6 @@ def filter_events(
         report["result"] = run.facts()
         write_json(work / REPORT_FILE, report)
     return report
-
-
-def _file(path: Path, name: str) -> Path:
-    return path / name if path.is_dir() else path
 
 
 @dataclass
@@ -250,15 +253,18 @@ def _counts(values: pl.Series) -> dict[str, int]:
 @command_line
 def main(arguments: Sequence[str]) -> None:
     """Entry point of ``python -m data_processing.filter``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_processing.filter",
-        description="Apply dictionary and redundant pairs, drop rare commands and short sessions.",
-        epilog="example: python -m data_processing.filter --events out/raw --out out/events --config configs/run.yaml",
+    parser = stage_parser(
+        "filter",
+        "Apply dictionary and redundant pairs, drop rare commands and short sessions.",
+        "--events out/reconstruct --splits out/split --dictionary out/align --redundancy out/redundancy "
+        "--out out/filter",
     )
     parser.add_argument("--events", type=Path, required=True, help="folder of data_processing.reconstruct")
     parser.add_argument("--splits", type=Path, help="folder of data_processing.split (default: assigned here)")
-    parser.add_argument("--dictionary", type=Path, help="command_dictionary.csv of data_processing.align")
-    parser.add_argument("--redundancy", type=Path, help="redundancy.csv of data_processing.redundancy")
+    parser.add_argument(
+        "--dictionary", type=Path, help="command_dictionary.csv, or the folder of data_processing.align"
+    )
+    parser.add_argument("--redundancy", type=Path, help="redundancy.csv, or the folder of data_processing.redundancy")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; appears when all went well")
     parser.add_argument("--config", "--config-path", type=Path, help="run YAML; its section 'split' is used")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for instance split.seed=1")

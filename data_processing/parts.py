@@ -11,7 +11,7 @@ import polars as pl
 
 from recsys.buckets import Engine, Workers
 from recsys.cleaning.profile import Profile, load_profile
-from recsys.errors import InputError
+from recsys.errors import InputError, one_line
 
 REPORT_FILE = "report.json"
 
@@ -28,11 +28,18 @@ class EventsFolder:
         self.path = path
         saved = path / "cleaning" / "profile.yaml"
         if not (path / "events").is_dir() or not saved.is_file():
-            raise InputError(f"{path}: not a folder of data_processing.reconstruct (events/ or cleaning/ is missing)")
+            why = "events/ or cleaning/ is missing" if path.is_dir() else "there is none"
+            raise InputError(f"{path}: not a folder of data_processing.reconstruct, filter or workflows ({why})")
         self.profile = load_profile(saved) if profile is None else profile
         self.parts = sorted((path / "events").glob("part-*.parquet"))
         if not self.parts:
             raise InputError(f"{path}: events/ holds no part-*.parquet")
+        for part in self.parts:
+            try:
+                pl.read_parquet_schema(part)  # stands at the end of a file, so one that was cut off has none
+            except (OSError, pl.exceptions.PolarsError) as error:
+                why = f"not a readable Parquet file (cut off?): {one_line(error)}"
+                raise InputError(f"{part}: {why}; run the stage that wrote it again") from error
 
     @property
     def columns(self) -> list[str]:
@@ -54,12 +61,28 @@ def write_json(path: Path, values: Any) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def file_in(path: Path, name: str) -> Path:
+    """The file that `path` is, or the file `name` of the folder that it is."""
+    return path / name if path.is_dir() else path
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """The same file in another folder, without its bytes where the file system can link."""
     try:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def stage_parser(stage: str, description: str, example: str) -> argparse.ArgumentParser:
+    """The parser of ``python -m data_processing.STAGE``; `example`: its arguments, shown in one line to be copied."""
+    command = f"python -m data_processing.{stage}"
+    return argparse.ArgumentParser(
+        prog=command,
+        description=description,
+        epilog=f"example:\n  {command} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from data_processing.parts import REPORT_FILE, add_workers, given_workers, write_json
+from data_processing.parts import REPORT_FILE, add_workers, given_workers, stage_parser, write_json
 from recsys.buckets import LOOP, Workers
 from recsys.cleaning.funnel import Funnel
 from recsys.cleaning.parser import CLOCK, KIND
@@ -243,13 +243,17 @@ class _Users:
         return pl.concat(self._found).unique() if self._found else pl.Series(USER_ID, [], dtype=pl.String)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that reading logs takes, for every command that does."""
+def add_arguments(
+    parser: argparse.ArgumentParser,
+    out: str = "folder to write; appears when all went well",
+    overwrite: str = "replace --out where it exists",
+) -> None:
+    """The flags that reading logs takes, for every command that does; `out` and `overwrite` say what these two do."""
     parser.add_argument("--logs", type=Path, required=True, help="file, folder or archive of raw logs")
     parser.add_argument("--profile", default="vectorworks", help="cleaning rules: built-in name or YAML file")
     parser.add_argument("--metadata", type=Path, help="table of commands; default: the profile's, in or beside --logs")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; appears when all went well")
-    parser.add_argument("--overwrite", action="store_true", help="replace --out where it exists")
+    parser.add_argument("--out", type=Path, required=True, help=out)
+    parser.add_argument("--overwrite", action="store_true", help=overwrite)
     parser.add_argument(
         "--max-gigabytes",
         dest="max_bytes",
@@ -264,10 +268,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @command_line
 def main(arguments: Sequence[str]) -> None:
     """Entry point of ``python -m data_processing.reconstruct``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_processing.reconstruct",
-        description="Turn raw logs into the true sequence of events of each session.",
-        epilog="example: python -m data_processing.reconstruct --logs log.tar.xz --profile visual_studio --out raw",
+    parser = stage_parser(
+        "reconstruct",
+        "Turn raw logs into the true sequence of events of each session.",
+        "--logs out/simulated/logs --profile vectorworks --out out/reconstruct",
     )
     add_arguments(parser)
     given = parser.parse_args(arguments)
@@ -283,6 +287,7 @@ def main(arguments: Sequence[str]) -> None:
     for stage in report["stages"]:
         print(f"{stage['stage']:<10} {stage['rows_in']:>12,} -> {stage['rows_out']:>12,}")
     print(f"{given.out}: finish with python -m data_processing.filter --events {given.out} --out DIR")
+    print("(before it, where the profile has them: split, align, redundancy; data_processing.run does all of it)")
 
 
 if __name__ == "__main__":

@@ -23,15 +23,14 @@ Of pairs that together would drop everything (A with B and B with A, or a longer
 confidence, then lift, then name; a pair that would close the circle is not dropped (source ``cycle``).
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_processing.parts import EventsFolder, write_json
+from data_processing.parts import EventsFolder, file_in, stage_parser, write_json
 from data_processing.redundancy_counts import Aligner, PairCounter
 from data_processing.redundancy_table import OVERRIDE, SOURCE, decide, require_known
-from recsys.cleaning.dictionary import Dictionary
+from recsys.cleaning.dictionary import DICTIONARY_FILE, Dictionary
 from recsys.cleaning.profile import Profile, load_profile
 from recsys.cleaning.redundancy import DECISION, read_decisions
 from recsys.errors import ConfigError
@@ -65,7 +64,7 @@ def mine_redundancy(
         events: folder of data_processing.reconstruct.
         splits: which groups are training groups, or the folder with splits.parquet.
         profile: its section `redundancy` gives window, thresholds and direction.
-        dictionary: labels of messages, applied first; or the file command_dictionary.csv.
+        dictionary: labels of messages, applied first; or the file command_dictionary.csv, or the folder with it.
         overrides: CSV with high, low, decision and where wanted leaves; it wins, and may name any pair of commands
             that occur.
         overwrite: replace `out` where it exists.
@@ -95,7 +94,7 @@ def mine_redundancy(
             "dropped": int((table[DECISION] == "drop").sum()),
             "overrides": int((table[SOURCE] == OVERRIDE).sum()),
             "excluded_unknown": sorted(set(config.exclude) - counter.known.keys()),
-            "whole_seconds": counter.whole_seconds,
+            "whole_seconds": counter.whole_seconds and counter.events > 0,
             "thresholds": config.model_dump(mode="json"),
         }
         write_json(work / SUMMARY_FILE, summary)
@@ -103,22 +102,24 @@ def mine_redundancy(
 
 
 def _aligner(dictionary: Aligner | Path | None) -> Aligner | None:
-    return Dictionary.load(dictionary) if isinstance(dictionary, Path) else dictionary
+    return Dictionary.load(file_in(dictionary, DICTIONARY_FILE)) if isinstance(dictionary, Path) else dictionary
 
 
 @command_line
 def main(arguments: Sequence[str]) -> None:
     """Entry point of ``python -m data_processing.redundancy``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_processing.redundancy",
-        description="Find commands that always bring another one with them, and table them for review.",
-        epilog="example: python -m data_processing.redundancy --events out/raw --splits out/splits --out out/redundant",
+    parser = stage_parser(
+        "redundancy",
+        "Find commands that always bring another one with them, and table them for review.",
+        "--events out/reconstruct --splits out/split --dictionary out/align --out out/redundancy",
     )
     parser.add_argument("--events", type=Path, required=True, help="folder of data_processing.reconstruct")
     parser.add_argument("--splits", type=Path, required=True, help="folder of data_processing.split")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; appears when all went well")
     parser.add_argument("--profile", help="name or YAML file (default: the one that the events were made with)")
-    parser.add_argument("--dictionary", type=Path, help="command_dictionary.csv of data_processing.align")
+    parser.add_argument(
+        "--dictionary", type=Path, help="command_dictionary.csv, or the folder of data_processing.align"
+    )
     parser.add_argument("--overrides", type=Path, help="CSV with high, low, decision (drop, keep), which wins")
     parser.add_argument("--overwrite", action="store_true", help="replace --out where it exists")
     given = parser.parse_args(arguments)

@@ -8,6 +8,7 @@ import polars as pl
 from data_processing.parts import EventsFolder
 from recsys.cleaning.fitting import RedundancyConfig
 from recsys.cleaning.redundancy import HIGH, LOW, MICROSECONDS, same_window, session_numbers
+from recsys.errors import InputError
 from recsys.etl.split import GROUP, SPLIT, SplitResult, group_expression
 from recsys.runtime import progress
 from recsys.schema import ITEM_ID, SESSION_ID, TIMESTAMP
@@ -44,6 +45,7 @@ class PairCounter:
         self.folder, self.config, self.aligner = folder, config, aligner
         self.by: str = splits.report["by"]
         self.train = frozenset(splits.assignment.filter(pl.col(SPLIT) == "train")[GROUP].to_list())
+        self.assigned = frozenset(splits.assignment[GROUP].to_list())
         self.events = 0  # and windows
         self.whole_seconds = True  # of all times: then 0 s is anything under a second, and "at once" cannot be seen
         self.known: dict[str, int] = {}  # every command of every group -> its code
@@ -104,7 +106,11 @@ class PairCounter:
     def _training_rows(self, events: pl.DataFrame) -> np.ndarray:
         groups = events.select(group_expression(self.by))[GROUP]
         starts = (groups != groups.shift()).fill_null(True)
-        runs = np.array([group in self.train for group in groups.filter(starts).to_list()], dtype=bool)
+        names = groups.filter(starts).to_list()
+        for name in names:
+            if name not in self.assigned:
+                raise InputError(f"{self.folder.path}: group '{name}' is not in the splits; give those of these events")
+        runs = np.array([name in self.train for name in names], dtype=bool)
         return np.flatnonzero(runs[starts.cum_sum().to_numpy().astype(np.int64) - 1])
 
     def candidates(self, wanted: list[tuple[str, str]]) -> pl.DataFrame:

@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data_processing.chain import OPTIONAL, STAGES, Chain, Settings
-from data_processing.parts import EventsFolder, given_workers
+from data_processing.parts import EventsFolder, given_workers, stage_parser
 from data_processing.reconstruct import add_arguments
 from recsys.cleaning.profile import load_profile
 from recsys.config import load_config
 from recsys.runtime import command_line
+
+_COUNTS = ("stage", "rows_in", "rows_out", "removed")  # of a stage's report; what else stands there is printed
 
 
 def run(
@@ -51,19 +53,28 @@ def run(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_processing.run",
-        description="All stages from raw logs to aligned events, taken up after the last one that was finished.",
-        epilog="example: python -m data_processing.run --logs logs.tar.xz --profile vectorworks --out out/cleaned",
+    parser = stage_parser(
+        "run",
+        "All stages from raw logs to aligned events; called again, it goes on after the last one that was finished.",
+        "--logs out/simulated/logs --profile vectorworks --config configs/vectorworks.yaml --out out/cleaned",
     )
-    add_arguments(parser)
+    out = "folder with a folder for each stage; an earlier run's is taken up"
+    add_arguments(parser, out, overwrite="run all stages anew; what services answered is kept")
     parser.add_argument("--config", "--config-path", type=Path, help="run YAML; its section 'split' is used")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for instance split.seed=1")
-    parser.add_argument("--docs", type=Path, help="documentation (folder, file or archive) for side information")
-    parser.add_argument("--dictionary-overrides", type=Path, metavar="CSV", help="message,label: wins over stage 2")
-    parser.add_argument("--redundancy-overrides", type=Path, metavar="CSV", help="high,low,decision: wins over stage 3")
-    parser.add_argument("--workflows", type=Path, metavar="JSON", help="apply this workflows.json, learn none")
-    parser.add_argument("--side-information-overrides", type=Path, metavar="CSV", help="wins over stage 6")
+    parser.add_argument("--docs", type=Path, help="documentation (folder, file or archive): runs side_information")
+    parser.add_argument(
+        "--dictionary-overrides", type=Path, metavar="CSV", help="message,label: wins over what align finds"
+    )
+    parser.add_argument(
+        "--redundancy-overrides", type=Path, metavar="CSV", help="high,low,decision: wins over what redundancy finds"
+    )
+    parser.add_argument(
+        "--workflows", type=Path, metavar="JSON", help="apply this workflows.json, edited perhaps; learn none"
+    )
+    parser.add_argument(
+        "--side-information-overrides", type=Path, metavar="CSV", help="item_id,summary,classification,target: wins"
+    )
     parser.add_argument("--cache", type=Path, help="folder of what services answered (default OUT/cache)")
     parser.add_argument("--skip", action="append", default=[], choices=OPTIONAL, help="leave a stage out")
     parser.add_argument("--until", default=STAGES[-1], choices=STAGES, help="the last stage to run")
@@ -94,8 +105,19 @@ def main(arguments: Sequence[str]) -> None:
     stages = EventsFolder(result).report()["stages"]
     print()
     for stage in stages:
-        print(f"{stage['stage']:<24} {stage['rows_in']:>14,} -> {stage['rows_out']:>14,}")
-    print(f"\n{result}: read it with recsys preprocess --events {result} --out DIR")
+        found = {name: count for name, count in stage.items() if name not in _COUNTS and count}
+        facts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in found.items())
+        print(f"{stage['stage']:<24} {stage['rows_in']:>14,} -> {stage['rows_out']:>14,}  {facts}".rstrip())
+    print(f"\n{_next_step(result, given.until)}")
+
+
+def _next_step(result: Path, until: str) -> str:
+    if result.name == "reconstruct":
+        return f"{result}: not for training yet (--until {until}); the same command with a later --until goes on"
+    then = f"{result}: read it with recsys preprocess --events {result} --out DIR"
+    plain = result.parent / "filter"
+    with_workflows = (result / "cleaning" / "workflows.json").is_file()
+    return f"{then}\n(without workflows: {plain})" if with_workflows else then
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ by words and by embedding. What ``commands.parquet`` knows already is kept, and 
 ``side_information.replace`` is set. Rare commands, which have no id in the model, are not asked for.
 """
 
-import argparse
 import shutil
 import tempfile
 from collections import Counter
@@ -20,7 +19,7 @@ import polars as pl
 
 from data_processing import services
 from data_processing.documents import DEFAULT_MAX_BYTES, Documents, read_documents
-from data_processing.parts import REPORT_FILE, EventsFolder, link_or_copy, write_json
+from data_processing.parts import REPORT_FILE, EventsFolder, link_or_copy, stage_parser, write_json
 from data_processing.services.protocols import Embedder
 from data_processing.side_information_chat import answer_model, ask, question
 from data_processing.side_information_index import DocumentIndex, Found, words_of
@@ -101,6 +100,8 @@ def add_side_information(
     config = config or folder.profile.side_information
     if config is None:
         raise ConfigError(f"{events}: its profile has no section side_information; give it one, or pass a config")
+    if limit is not None and limit < 0:
+        raise ConfigError(f"limit: {limit}: expected a number of commands, 0 or more")
     run = _Run(folder, _read_commands(events), config, limit)
     if overrides is not None:
         apply_overrides(run.rows, overrides, config)
@@ -245,10 +246,10 @@ class _Run:
 @command_line
 def main(arguments: Sequence[str]) -> None:
     """Entry point of ``python -m data_processing.side_information``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_processing.side_information",
-        description="Add a summary, a class and a target to each command, out of documentation.",
-        epilog="example: python -m data_processing.side_information --events out/events --docs manual/ --out out/side",
+    parser = stage_parser(
+        "side_information",
+        "Add a summary, a class and a target to each command, out of documentation.",
+        "--events out/filter --docs manual --out out/side_information",
     )
     parser.add_argument("--events", type=Path, required=True, help="folder of data_processing.filter or .workflows")
     parser.add_argument("--docs", type=Path, required=True, help="folder, tar archive or file (.md, .rst, .html)")
@@ -263,7 +264,7 @@ def main(arguments: Sequence[str]) -> None:
         given.events,
         given.docs,
         given.out,
-        cache=given.cache or given.out.with_name(given.out.name + ".cache"),
+        cache=given.cache or given.out.absolute().with_name(f"{given.out.absolute().name}.cache"),
         overrides=given.overrides,
         overwrite=given.overwrite,
         limit=given.limit,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data_processing.documents import Chunk
 from data_processing.services.protocols import Embedder
-from recsys.errors import ConfigError, InputError
+from recsys.errors import ConfigError, InputError, one_line
 from recsys.runtime import progress
 
 _BATCH = 256  # chunks that are embedded and stored together; what a killed run keeps
@@ -189,5 +189,5 @@ def _open(folder: Path) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
         return chromadb.PersistentClient(folder, settings=Settings(anonymized_telemetry=False))
     except (OSError, ValueError, ChromaError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise InputError(f"{folder}: not a usable vector store ({reason}); delete it or name another cache") from error

@@ -9,6 +9,7 @@ import polars as pl
 
 from data_processing.parts import EventsFolder
 from recsys.cleaning.fitting import SideInformationConfig
+from recsys.cleaning.profile import Profile
 from recsys.cleaning.workflows import WORKFLOWS_FILE, Workflows
 from recsys.errors import InputError, missing_column, nearest
 from recsys.schema import CLASSIFICATION, DESCRIPTION, ITEM_ID, TARGET
@@ -42,9 +43,14 @@ def names_of(items: Sequence[str], folder: EventsFolder) -> list[str]:
     """Readable names: what `align.name_pattern` takes, without the menu before it (``File - Open``); of a workflow
     those of its commands; else the whole item.
     """
-    align = folder.profile.align
+    return readable_names(items, folder.profile, folder.path / "cleaning")
+
+
+def readable_names(items: Sequence[str], profile: Profile | None, cleaning: Path) -> list[str]:
+    """The same by a profile (None: no rules, so a name is the whole item) and a folder that may hold workflows."""
+    align = profile.align if profile else None
     pattern = re.compile(align.name_pattern) if align and align.name_pattern else None
-    path = folder.path / "cleaning" / WORKFLOWS_FILE
+    path = cleaning / WORKFLOWS_FILE
     workflows = Workflows.load(path) if path.is_file() else Workflows()
 
     def name(item: str) -> str:

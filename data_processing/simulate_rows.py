@@ -178,15 +178,17 @@ class Expander:
         )
         random_events = self.events[rng.integers(0, len(self.events), count + len(at))]
         second = np.where(kind == OP_VIEW_TOOL, self.view_tools[tool, 1], random_events[count:])
+        keep, spared = _spared(ops, at[kind == OP_SELECT])
         full = _Ops(
             np.insert(np.array(ops.kind), at, kind),
             np.insert(np.array(ops.command), at, command),
             np.insert(random_events[:count], at, second),
             np.insert(np.array(ops.gap), at, 0),
-            np.insert(np.array(ops.keep, dtype=bool), at, False),
+            np.insert(keep, at, False),
             np.insert(session, at, session[at]),
         )
-        return full, ops.planted | {"view": int(is_view.sum()), "chatter": int((~is_view).sum())}
+        noise = {"view": int(is_view.sum()), "chatter": int((~is_view).sum()), "undo_after_selection": spared}
+        return full, ops.planted | noise
 
     def _chatter(self, template: np.ndarray, length: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Number of CTS triples before each operation, so that CTS rows make up their share of all rows."""
@@ -195,6 +197,19 @@ class Expander:
         total, wrapped = int(length.sum()), int(per_template[template].sum())
         triples = max(0, round((self.cts * total - wrapped) / (3 * (1 - self.cts))))
         return np.bincount(rng.integers(0, len(template), triples), minlength=len(template))
+
+
+def _spared(ops: Operations, selections: np.ndarray) -> tuple[np.ndarray, int]:
+    """Which operations stay: also a Tool or Menu whose undone event the selection tool began, chosen in between.
+
+    `selections`: operations before which the selection tool was chosen. Also returns how many stay for that alone.
+    """
+    keep = np.array(ops.keep, dtype=bool)
+    began, event = np.array(list(ops.begun.items()), dtype=np.int64).reshape(-1, 2).T
+    between = np.searchsorted(selections, event, "right") > np.searchsorted(selections, began, "right")
+    spared = began[between & ~keep[began]]
+    keep[spared] = True
+    return keep, len(spared)
 
 
 def _elapsed(

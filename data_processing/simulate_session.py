@@ -39,6 +39,7 @@ class Operations:
     sessions: list[tuple[int, int]] = field(default_factory=list)
     languages: list[int] = field(default_factory=list)
     planted: dict[str, int] = field(default_factory=dict)
+    begun: dict[int, int] = field(default_factory=dict)  # Tool or Menu -> the event, undone at some time, that it began
 
 
 class Facts:
@@ -104,6 +105,7 @@ class Session:
             if ops.kind[at] in (OP_TOOL, OP_MENU):
                 if self.facts.starts[ops.command[at]]:
                     ops.keep[at] = keep
+                    ops.begun[at] = event
                     break
                 passed = True
         if passed and not keep:

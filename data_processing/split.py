@@ -4,7 +4,6 @@ Sessions under the profile's minimum length do not count. The coverage rule sees
 their id where the profile knows one (`align.id_pattern`), so that languages do not pass for different commands.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from data_processing.parts import EventsFolder
+from data_processing.parts import EventsFolder, stage_parser
 from data_processing.reconstruct import GROUPS_FILE
 from recsys.cleaning.dictionary import CommandIds
 from recsys.cleaning.profile import Profile
@@ -34,10 +33,11 @@ def split_groups(events: Path, config: SplitConfig | None = None, profile: Profi
     """
     folder = EventsFolder(events, profile)
     split = config or SplitConfig()
-    if split.rule == "document":
+    if split.needs_events:
+        what, also = ("pieces of sessions", ", with etl.chunk set") if split.rule == "document" else ("sequences", "")
         raise ConfigError(
-            "split.rule: 'document' splits pieces of sessions, which `recsys preprocess` does: give it the plain table "
-            f"{events / 'events'}, with etl.chunk set"
+            f"split.rule: '{split.rule}' splits {what}, which `recsys preprocess` does: give it the plain table "
+            f"{events / 'events'}{also}"
         )
     by = group_column(split, folder.columns, events)
     found, ids = Occurrences(), CommandIds(folder.profile.align)
@@ -77,10 +77,10 @@ def write_splits(
 @command_line
 def main(arguments: Sequence[str]) -> None:
     """Entry point of ``python -m data_processing.split``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_processing.split",
-        description="Assign users or sessions to train, validation and test before any rule is fitted.",
-        epilog="example: python -m data_processing.split --events out/raw --out out/splits --config configs/run.yaml",
+    parser = stage_parser(
+        "split",
+        "Assign users or sessions to train, validation and test before any rule is fitted.",
+        "--events out/reconstruct --config configs/vectorworks.yaml --out out/split",
     )
     parser.add_argument("--events", type=Path, required=True, help="folder of data_processing.reconstruct")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; appears when all went well")

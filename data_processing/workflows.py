@@ -7,7 +7,6 @@ and names no event. A session that merging leaves shorter than the profile's min
 many commands as before, and figures with and without workflows speak of the same sessions.
 """
 
-import argparse
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,15 @@ import numpy as np
 import polars as pl
 
 from data_processing.pair_encoding import PairEncoder, least_count, make_blocks
-from data_processing.parts import REPORT_FILE, EventsFolder, add_workers, given_workers, link_or_copy, write_json
+from data_processing.parts import (
+    REPORT_FILE,
+    EventsFolder,
+    add_workers,
+    given_workers,
+    link_or_copy,
+    stage_parser,
+    write_json,
+)
 from recsys.buckets import LOOP, Workers
 from recsys.cleaning.fitting import WorkflowConfig
 from recsys.cleaning.funnel import Funnel
@@ -34,6 +41,7 @@ from recsys.schema import DESCRIPTION, ITEM_ID, SESSION_ID
 COMMANDS_FILE = "commands.parquet"
 COUNT = "count"  # of commands.parquet: events in the training groups
 SPLITS_FILES = ("splits.parquet", "splits.json")
+_SHOWN = 20  # workflows that are printed
 
 
 def learn_workflows(
@@ -289,19 +297,21 @@ def _entry(commands: list[str], count: int, pairs: int, names: set[str]) -> Work
     return Workflow(name=name, constituents=commands, count=count, share=round(min(1.0, count / max(1, pairs)), 8))
 
 
-def _table(workflows: Workflows) -> str:
+def _table(workflows: Workflows, file: Path) -> str:
+    shown = workflows.merges[:_SHOWN]
     lines = [f"{'count':>9} {'share':>7}  workflow"]
-    lines += [f"{m.count:>9,} {m.share:>7.3%}  {m.name}{' (step)' if m.step else ''}" for m in workflows.merges]
-    return "\n".join(lines)
+    lines += [f"{m.count:>9,} {m.share:>7.3%}  {m.name}{' (step)' if m.step else ''}" for m in shown]
+    more = len(workflows.merges) - len(shown)
+    return "\n".join([*lines, f"... and {more:,} more in {file}"] if more else lines)
 
 
 @command_line
 def main(arguments: Sequence[str]) -> None:
     """Entry point of ``python -m data_processing.workflows``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_processing.workflows",
-        description="Learn workflows (byte-pair encoding) from the training groups and apply them to all events.",
-        epilog="example: python -m data_processing.workflows --events out/events --out out/workflows --merges 100",
+    parser = stage_parser(
+        "workflows",
+        "Learn workflows (byte-pair encoding) from the training groups and apply them to all events.",
+        "--events out/filter --out out/workflows",
     )
     parser.add_argument("--events", type=Path, required=True, help="folder of data_processing.filter")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; appears when all went well")
@@ -325,7 +335,8 @@ def main(arguments: Sequence[str]) -> None:
         workflows=given.workflows,
         workers=given_workers(given),
     )
-    print(_table(Workflows.load(given.out / "cleaning")))
+    file = given.out / "cleaning" / WORKFLOWS_FILE
+    print(_table(Workflows.load(file), file))
     words, result = report["result"]["vocabulary"], report["result"]
     print(
         f"{given.out}: {result['events']:,} events ({words['events_per_token']:.2f} commands each), "

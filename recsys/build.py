@@ -64,7 +64,7 @@ def attach_text(config: InputsConfig, schema: Schema) -> tuple[Schema, Tensor | 
     if config.text_table is None:
         return schema, None
     item = schema.item()
-    table = load_table(Path(config.text_table), _cardinality(item), item.first_id)
+    table = load_table(Path(config.text_table), _cardinality(item), item.first_id, item.vocabulary_sha256)
     column = Column(name=TEXT, kind=Kind.PRETRAINED, scope=Scope.ITEM, dtype="float32", dimension=table.shape[1])
     return Schema(columns=[*(c for c in schema.columns if c.name != TEXT), column]), table
 

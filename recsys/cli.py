@@ -102,6 +102,7 @@ def _preprocess(options: argparse.Namespace) -> None:
     result = preprocess(options.events, config, options.out, workflow=options.workflow, overwrite=options.overwrite)
     with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
         print(result.summary())
+    print(f"leakage: {result.leakage()}")
     for warning in result.report["warnings"]:
         print(f"warning: {warning}")
 

@@ -1,11 +1,14 @@
 """How things run: seeds, atomic output, progress bars, facts of the environment."""
 
 import argparse
+import errno
+import fcntl
 import hashlib
 import json
 import math
 import os
 import platform
+import re
 import resource
 import shutil
 import sys
@@ -15,13 +18,18 @@ from contextlib import contextmanager
 from functools import wraps
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TextIO, TypeVar
 
 from tqdm import tqdm
 
 from recsys.errors import InputError, RecsysError, one_line
 
 T = TypeVar("T")
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is too large",
+}
 
 
 @contextmanager
@@ -29,29 +37,88 @@ def atomic_folder(path: Path, *, replace: bool = False, markers: Sequence[str] =
     """Yield an empty folder beside `path` that becomes `path` by rename when the block ends well.
 
     On an error nothing is left. An existing non-empty `path` is refused unless `replace`, and even then unless it holds
-    all `markers`, the files by which the caller knows what it wrote itself.
+    all `markers`, the files by which the caller knows what it wrote itself. While the block runs, other runs that
+    would write `path` are refused; what a run that was killed left behind is removed by the next one.
+
+    Raises:
+        InputError: `path` exists or is being written, or the disk is full.
     """
     path = path.absolute()
+    _require_free(path, replace, markers)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path) as lock:
+        _require_free(path, replace, markers)  # another run may have ended meanwhile
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            lock.write(work.name)
+            lock.flush()
+            work.chmod(0o755)
+            yield work
+            if path.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+                path.rename(old / path.name)
+                work.rename(path)
+                shutil.rmtree(old)
+            else:
+                work.rename(path)
+        except Exception as error:
+            reason = _full(error)
+            if reason is None:
+                raise
+            raise InputError(f"{path}: cannot be written: {reason}; nothing of it is kept, free some space") from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _require_free(path: Path, replace: bool, markers: Sequence[str]) -> None:
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         if not replace:
             raise InputError(f"{path}: exists already; choose another --out or pass --overwrite")
         strange = [name for name in markers if not (path / name).is_file()]
         if strange:
             raise InputError(f"{path}: has no {strange[0]}, so this command did not write it; choose another --out")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    work.chmod(0o755)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[TextIO]:
+    """Hold ``.NAME.lock`` beside `path`; yields it, to take down the name of the folder that is being written.
+
+    The system lets go of the lock when its holder dies, so what a killed run left is found and removed here.
+    """
+    place = path.with_name(f".{path.name}.lock")
+    while True:
+        with place.open("a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"{path}: another run is writing it; wait for it or choose another --out") from error
+            if not _is_open(lock, place):
+                continue  # its last holder has just removed it
+            try:
+                lock.seek(0)
+                left = lock.read()
+                if re.fullmatch(re.escape(f".{path.name}.") + "[a-z0-9_]{8}", left):
+                    shutil.rmtree(path.with_name(left), ignore_errors=True)
+                lock.truncate(0)
+                yield lock
+            finally:
+                place.unlink(missing_ok=True)
+            return
+
+
+def _is_open(stream: TextIO, place: Path) -> bool:
+    """Whether `stream` is the file that stands at `place` now."""
     try:
-        yield work
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.rename(old / path.name)
-            work.rename(path)
-            shutil.rmtree(old)
-        else:
-            work.rename(path)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        return os.path.samestat(os.fstat(stream.fileno()), place.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _full(error: BaseException) -> str | None:
+    """Why nothing more can be written, if that is what `error` says; Polars puts the system's number into a text."""
+    found = re.search(r"(?:os error |Errno )(\d+)", str(error))
+    number = error.errno if isinstance(error, OSError) else None
+    return _FULL.get(number or (int(found.group(1)) if found else 0))
 
 
 @contextmanager

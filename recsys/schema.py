@@ -21,6 +21,10 @@ CATEGORY = "cat"
 ARGUMENTS = "arguments"  # what followed a command on its line (grammar shell)
 MERGE_COUNT = "merge_count"  # how many equal rows in a row one event stands for
 INTERVAL = "timestamp_interval"  # seconds since the session's previous event, 0 for its first
+SCORED_FROM = "scored_from"  # of a sequence: the place of its first event that evaluation scores; missing: 1
+HOUR = "hour"
+WEEKDAY = "weekday"
+LOG_GAP = "log_gap"  # log1p of timestamp_interval
 CLASSIFICATION = "classification"
 TARGET = "target"
 DESCRIPTION = "description"
@@ -63,8 +67,9 @@ class Tag(StrEnum):
 class Column(BaseModel):
     """One column of a sequence dataset.
 
-    `cardinality` counts the reserved ids; valid ids are ``0 .. cardinality - 1``. Columns of scope `item` are
-    not stored per event: ``workflow/items.parquet`` holds one row an id.
+    `cardinality` counts the reserved ids; valid ids are ``0 .. cardinality - 1``: reserved ones, values, and last
+    `hash_buckets` ids that values without an id of their own share: CRC-32 of the value's UTF-8 bytes, modulo
+    `hash_buckets`. Columns of scope `item` are not stored per event: ``workflow/items.parquet`` holds one row an id.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -76,14 +81,17 @@ class Column(BaseModel):
     dtype: str = "int64"
     cardinality: int | None = None  # ids, reserved ones included (categorical)
     reserved: int = FIRST_ID  # how many ids at the start name no value
-    first_id: int = FIRST_ID  # id of the most frequent value
+    first_id: int = FIRST_ID  # id of the first value (the most frequent one, unless the order was given)
+    hash_buckets: int = 0  # how many ids at the end stand for values without one of their own
+    source: str | None = None  # the column that this one is made of (categorical)
+    boundaries: list[float] | None = None  # id first_id + n: boundaries[n - 1] <= number < boundaries[n] (bucketise)
     dimension: int | None = None  # width of a vector (pretrained)
     statistics: dict[str, float] = Field(default_factory=dict)
     vocabulary: str | None = None  # path inside workflow/
     vocabulary_sha256: str | None = None  # of the values in id order, so that equal sizes are not taken for equal ids
 
     def num_values(self) -> int:
-        """How many values have an id of their own."""
+        """How many ids stand for values, hash buckets included."""
         if self.cardinality is None:
             raise SchemaError(f"schema: column '{self.name}' is {self.kind.value} and has no cardinality")
         return self.cardinality - self.first_id

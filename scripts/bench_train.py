@@ -35,6 +35,7 @@ from recsys.config import RunConfig, TrainingConfig, load_config
 from recsys.data.batch import Batch
 from recsys.data.collate import Collator
 from recsys.data.dataset import Array, SequenceDataset, Windows
+from recsys.data.names import Names
 from recsys.heads import CatalogueHead
 from recsys.losses import CrossEntropy, Focal
 from recsys.nn.fusion import SelfAttentionFusion
@@ -83,7 +84,7 @@ def generate(lengths: Array, items: int, attributes: Sequence[str], continuous: 
     drawn = {name: rng.integers(FIRST_ID, classes + FIRST_ID, size=items + FIRST_ID) for name in attributes}
     columns = {"item_id": ids, **{c: rng.standard_normal(total).astype(np.float32) for c in continuous}}
     offsets = np.concatenate(([0], np.cumsum(lengths)))
-    keys = [str(row) for row in range(len(lengths))]
+    keys = Names.of(str(row) for row in range(len(lengths)))
     data = SequenceDataset(schema, offsets, columns, drawn, keys, keys)
     return Case("", data, pl.DataFrame({"id": range(items + FIRST_ID), **drawn}), RunConfig())
 

@@ -18,10 +18,11 @@ from recsys.errors import InputError
 from recsys.runtime import command_line, gigabytes
 
 ROOT = Path(__file__).resolve().parent.parent
-# What a demo writes: a folder a stage, and in each a file by which it is known.
+# What a demo writes: a folder a step, and in each a file by which it is known.
 MARKERS = {
     "simulated": "simulation.json",
-    "reconstructed": "report.json",
+    "cleaned": "run.json",
+    "reconstructed": "report.json",  # this and the next: of earlier versions
     "events": "report.json",
     "dataset": "schema.json",
     "run": "config.yaml",
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str]) -> None:
     _clear(out, options.logs)
     settings = _quick_settings(options.logs is None) if options.quick else []
     logs = _clean(options, out, config)
-    _recsys("preprocess", "--events", out / "events", "--config", config, "--out", out / "dataset", *settings)
+    events = out / "cleaned" / "filter"
+    _recsys("preprocess", "--events", events, "--config", config, "--out", out / "dataset", *settings)
     _recsys("train", "--data", out / "dataset", "--config", config, "--out", out / "run", *settings)
     _recsys("evaluate", "--run", out / "run", "--data", out / "dataset")
     _show_examples(out)
@@ -114,8 +116,7 @@ def _clear(out: Path, logs: Path | None) -> None:
 
 def _clean(options: argparse.Namespace, out: Path, config: Path) -> Path:
     """Generate logs where none are given, and clean them; returns where the logs are."""
-    from data_processing import filter as filter_stage
-    from data_processing import reconstruct, simulate
+    from data_processing import run, simulate
 
     logs: Path | None = options.logs
     if logs is None:
@@ -123,10 +124,9 @@ def _clean(options: argparse.Namespace, out: Path, config: Path) -> Path:
         flags = ["--out", out / "simulated", "--users", users, "--seed", 0]
         _run("python -m data_processing.simulate", simulate.main, *flags)
         logs = out / "simulated" / "logs"
-    flags = ["--logs", logs, "--profile", options.profile, "--out", out / "reconstructed", *_cap(options)]
-    _run("python -m data_processing.reconstruct", reconstruct.main, *flags)
-    flags = ["--events", out / "reconstructed", "--config", config, "--out", out / "events"]
-    _run("python -m data_processing.filter", filter_stage.main, *flags)
+    flags = ["--logs", logs, "--profile", options.profile, "--config", config, "--out", out / "cleaned"]
+    # Without workflows a figure says how often one command is foretold, not a whole sequence of them.
+    _run("python -m data_processing.run", run.main, *flags, "--skip", "workflows", *_cap(options))
     return logs
 
 

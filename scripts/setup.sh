@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the environment .venv, or brings it up to date. Called by demo.sh, test.sh and .ci/run.
 #
-#   bash scripts/setup.sh [EXTRA...]     EXTRA: a lock requirements-EXTRA.lock to install as well (dev, track)
+#   bash scripts/setup.sh [EXTRA...]     EXTRA: a lock requirements-EXTRA.lock to install as well (dev, rag, ...)
 #
 # .venv is made anew when it is missing, when its set-up was interrupted, when the checkout has moved or when an
 # installed lock has changed. pip's own settings hold (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, pip.conf): on a machine
@@ -74,8 +74,15 @@ make_venv() {
     : >"$log"
 }
 
+# The list of source archives that goes with a lock; few locks have one.
+archives_of() { printf 'archives-%s' "${1#requirements-}"; }
+
 # What the stamp says of a lock: the same line means that exactly this lock is installed.
-lock_line() { printf '%s %s\n' "$1" "$(hash_of "$1")"; }
+lock_line() {
+    local files=("$1")
+    [ ! -f "$(archives_of "$1")" ] || files+=("$(archives_of "$1")")
+    printf '%s %s\n' "$1" "$(hash_of "${files[@]}")"
+}
 
 project_line() { printf 'project %s\n' "$(hash_of pyproject.toml setup.py)"; }
 
@@ -107,6 +114,26 @@ install_locks() {
     done
     total=$(cat "$@" | grep -c '==')
     pip_install "Installing $total packages ($*); the first time takes minutes" "$total" "${files[@]}"
+}
+
+# Archives whose declared requirements are out of date: the lock beside them holds what they really need. pip refuses
+# them straight from the index, so they are downloaded first; their C++ part, which we do not use, would need a
+# compiler, so it is left out.
+install_archives() {
+    local list=$1 folder archive
+    folder=$(mktemp -d)
+    if ! "$venv/bin/python" -m pip download --progress-bar off --no-deps --no-build-isolation --no-binary :all: \
+        -d "$folder" -r "$list" >>"$log" 2>&1; then
+        tail -n 15 "$log" >&2
+        fail "pip could not download $list (above: the end of $log); the next call starts again"
+    fi
+    for archive in "$folder"/*.tar.gz; do
+        tar -xzf "$archive" -C "$folder"
+    done
+    sed -i '/^    ext_modules=ext_modules,$/d' "$folder"/nvtabular-*/setup.py
+    pip_install "Installing the source archives of $list" "$(grep -c '==' "$list")" \
+        --no-deps --no-build-isolation --no-index "$folder"/*/
+    rm -rf "$folder"
 }
 
 # Two set-ups at once (a demo beside the tests) would break each other: the second waits.
@@ -144,6 +171,9 @@ main() {
         # The base goes along with a later extra, so that no extra can move a version that the base pins.
         [ "${missing[0]}" = requirements.lock ] || missing=(requirements.lock "${missing[@]}")
         install_locks "${missing[@]}"
+        for name in "${missing[@]}"; do
+            [ ! -f "$(archives_of "$name")" ] || install_archives "$(archives_of "$name")"
+        done
     fi
     stamped "$(project_line)" ||
         pip_install "Installing the project itself (editable)" 1 --no-deps --no-build-isolation -e .

@@ -9,6 +9,7 @@ import transformers.trainer  # noqa: F401  (says on standard output, once and on
 
 from recsys.cli import main
 from recsys.config import save_config
+from recsys.data.cache import CACHE
 from tests.tiny_run import make_config, make_events, make_run
 
 Check = Callable[..., str]
@@ -52,9 +53,9 @@ def refused(work: Path, capsys: pytest.CaptureFixture[str]) -> Check:
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file and folder with its size and time of change."""
+    """Every file and folder with its size and time of change; a dataset's own cache may come and go."""
     found = {}
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(path for path in folder.rglob("*") if CACHE not in path.parts):
         facts = path.stat()
         found[str(path.relative_to(folder))] = (facts.st_size if path.is_file() else 0, facts.st_mtime_ns)
     return found

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from recsys.buckets import LOOP, Workers, bucket_column, bucket_of
 from recsys.errors import ConfigError, InputError
+from tests.local_ray import ray  # noqa: F401  (a fixture)
 
 
 @given(st.lists(st.text(), max_size=30), st.integers(1, 9))
@@ -61,23 +62,6 @@ def die(mark: Path) -> int:
     if mark.name == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
     return len(mark.name)
-
-
-@pytest.fixture(scope="module")
-def ray():
-    """One local Ray for all tests: it takes seconds to start."""
-    library = pytest.importorskip("ray")
-    # Workers import this module by the name that pytest gave it.
-    paths = os.pathsep.join([str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")])
-    library.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-        runtime_env={"env_vars": {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}},
-    )
-    yield library
-    library.shutdown()
 
 
 ENGINES = ["loop", "processes", pytest.param("ray", marks=pytest.mark.slow)]
@@ -134,14 +118,16 @@ def test_a_process_that_is_killed_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_ray_worker_that_is_killed_is_replaced_and_its_task_run_again(ray, tmp_path):
+@pytest.mark.usefixtures("ray")
+def test_a_ray_worker_that_is_killed_is_replaced_and_its_task_run_again(tmp_path):
     tasks = [tmp_path / ("x" * n) for n in range(1, 6)]
     assert list(Workers("ray", 2).run(die_once, tasks)) == [1, 2, 3, 4, 5]
     assert all(task.exists() for task in tasks)
 
 
 @pytest.mark.slow
-def test_a_ray_task_that_kills_every_worker_is_one_line(ray, tmp_path):
+@pytest.mark.usefixtures("ray")
+def test_a_ray_task_that_kills_every_worker_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match="worker was killed from outside") as caught:
         list(Workers("ray", 2).run(die, [tmp_path / "a", tmp_path / "dies"]))
     assert "\n" not in str(caught.value)

@@ -66,7 +66,7 @@ def test_middle_of_a_parquet_file_damaged(work: Path, refused: Check) -> None:
     ("file", "shown"),
     [
         ("schema.json", "schema.json: Invalid JSON"),
-        ("train/part-00000.parquet", "train: not readable as Parquet"),
+        ("train/part-00000.parquet", "train/part-00000.parquet: not readable as Parquet"),
         ("workflow/items.parquet", "workflow/items.parquet: not readable as Parquet"),
     ],
 )

@@ -14,7 +14,7 @@ from scripts import demo
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = (
-    *("data_processing.simulate", "data_processing.reconstruct", "data_processing.filter"),
+    *("data_processing.simulate", "data_processing.run"),
     *("recsys preprocess", "recsys train", "recsys evaluate", "recsys recommend", "recsys report"),
 )
 
@@ -50,7 +50,7 @@ def test_quick_demo(tmp_path: Path) -> None:
     positions = json.loads((out / "run" / "metrics.json").read_text())["splits"]["test"]["positions"]
     # 60 users are few, but what is planted in the logs must be learned better than how often commands occur.
     assert positions["all"]["model"]["recall@10"] > positions["all"]["popularity"]["recall@10"]
-    assert sorted(path.name for path in out.iterdir()) == ["dataset", "events", "reconstructed", "run", "simulated"]
+    assert sorted(path.name for path in out.iterdir()) == ["cleaned", "dataset", "run", "simulated"]
 
 
 @pytest.mark.slow
@@ -78,9 +78,9 @@ def test_demo_on_logs_of_ones_own(tmp_path: Path) -> None:
     done = run_demo("--quick", "--logs", archive, "--profile", "visual_studio", "--out", out)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "data_processing.simulate" not in done.stdout
-    assert sorted(path.name for path in out.iterdir()) == ["dataset", "events", "reconstructed", "run"]
+    assert sorted(path.name for path in out.iterdir()) == ["cleaned", "dataset", "run"]
     assert f"Report:  {out / 'run' / 'report.html'}" in done.stdout
-    report = json.loads((out / "events" / "report.json").read_text())
+    report = json.loads((out / "cleaned" / "filter" / "report.json").read_text())
     assert report["stages"][0]["rows_in"] == 15 * 4 * 18
     assert report["result"]["events"] == 15 * 4 * 12  # repeats collapsed
     counts = json.loads((out / "run" / "metrics.json").read_text())["protocol"]["counts"]["test"]
@@ -137,7 +137,7 @@ def test_demo_hands_its_cap_to_the_commands_that_read_logs(tmp_path: Path, monke
     common = ["--logs", str(logs), "--out", str(tmp_path / "out")]
     assert demo.main([*common, "--max-gigabytes", "2.5"]) == 0
     capped = [command[:2] for command in ran if command[-2:] == ["--max-gigabytes", 2.5]]
-    assert capped == [["python -m data_processing.reconstruct", "--logs"], ["recsys", "recommend"]]
+    assert capped == [["python -m data_processing.run", "--logs"], ["recsys", "recommend"]]
     ran.clear()
     assert demo.main(common) == 0
-    assert len(ran) == 7 and not any("--max-gigabytes" in command for command in ran)
+    assert len(ran) == 6 and not any("--max-gigabytes" in command for command in ran)

@@ -125,13 +125,13 @@ def test_every_raw_row_is_in_a_sequence_or_counted_as_removed(job: Job) -> None:
         with log.open(newline="", encoding="utf-8") as stream:
             raw += sum(1 for _ in csv.reader(stream)) - 1
     removed, rows = 0, raw
-    for stage in job.json("events/report.json")["stages"]:
+    for stage in job.json("cleaned/filter/report.json")["stages"]:
         assert stage["rows_in"] == rows, stage
         assert all(count > 0 for count in stage["removed"].values()), stage
         assert stage["rows_in"] - sum(stage["removed"].values()) == stage["rows_out"], stage
         removed += sum(stage["removed"].values())
         rows = stage["rows_out"]
-    events = pl.read_parquet(job.out / "events" / "events" / "part-*.parquet")
+    events = pl.read_parquet(job.out / "cleaned" / "filter" / "events" / "part-*.parquet")
     assert events.height == rows
 
     report = job.json("dataset/report.json")
@@ -214,10 +214,11 @@ def test_evaluate_printed_a_table_of_the_model_beside_its_baselines(job: Job) ->
 
 def events_of(job: Job, split: str | None = None) -> pl.DataFrame:
     """The cleaned events in order, of one split."""
-    events = pl.read_parquet(job.out / "events" / "events" / "part-*.parquet")
+    events = pl.read_parquet(job.out / "cleaned" / "filter" / "events" / "part-*.parquet")
     if split is None:
         return events
-    groups = pl.read_parquet(job.out / "events" / "splits.parquet").filter(pl.col("split") == split)["group"]
+    splits = pl.read_parquet(job.out / "cleaned" / "filter" / "splits.parquet")
+    groups = splits.filter(pl.col("split") == split)["group"]
     return events.filter(pl.col("user_id").is_in(groups.to_list()))
 
 
@@ -268,7 +269,8 @@ def test_recommend_lists_are_those_that_evaluation_ranked(job: Job, tmp_path: Pa
 
 
 def test_recommend_gives_the_same_from_the_raw_log_as_from_its_events(job: Job) -> None:
-    assert_raw_logs_give_what_events_give(job.out / "run", job.out / "simulated" / "logs", job.out / "events")
+    logs, events = job.out / "simulated" / "logs", job.out / "cleaned" / "filter"
+    assert_raw_logs_give_what_events_give(job.out / "run", logs, events)
 
 
 def test_commands_dropped_as_rare_are_dropped_from_new_logs_too(job: Job, tmp_path: Path) -> None:
@@ -317,7 +319,7 @@ def test_evaluating_the_test_events_again_gives_the_same_figures(job: Job) -> No
     assert model["recall@10"] == pytest.approx(saved["recall@10"])
     assert model["mrr"] == pytest.approx(saved["mrr"], abs=1e-6)
     # The command does the same with what cleaning wrote.
-    command = ["evaluate", "--run", job.out / "run", "--input", job.out / "events"]
+    command = ["evaluate", "--run", job.out / "run", "--input", job.out / "cleaned" / "filter"]
     positions = f"events: {events_of(job).height - events_of(job)['session_id'].n_unique():,} positions"
     alone = run(recsys_main, command)
     assert positions in alone
@@ -340,7 +342,7 @@ def test_report_is_one_file_that_needs_nothing_else(job: Job) -> None:
     assert "<script" not in page
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?!["'#]|data:)""", page)
     assert not re.search(r"@import|url\((?!['\"]?(?:#|data:))", page)
-    for stage in job.json("events/report.json")["stages"]:
+    for stage in job.json("cleaned/filter/report.json")["stages"]:
         assert f"{stage['rows_out']:,}" in page
 
 
@@ -370,9 +372,9 @@ def test_python_example_runs(place: str, job: Job, tmp_path: Path, monkeypatch: 
     written = tmp_path / "python" if place == "README" else tmp_path
     assert {path.name for path in written.iterdir()} - {"simulated"} == {"events", "dataset", "run"}
     assert names["run"].path == written / "run"
-    # Cleaning in one call gives what the two commands gave.
+    # Cleaning in one call gives what the command gave.
     for file in ("commands.parquet", "splits.parquet"):
-        assert pl.read_parquet(written / "events" / file).equals(pl.read_parquet(job.out / "events" / file))
+        assert pl.read_parquet(written / "events" / file).equals(pl.read_parquet(job.out / "cleaned" / "filter" / file))
     if place == "README":
         assert names["lists"].columns == ["session_id", "rank", "item_id", "score", "probability"]
         assert "<table" in names["evaluation"]._repr_html_()

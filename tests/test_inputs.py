@@ -13,7 +13,7 @@ from tests.data.sequences import make_dataset, make_items, make_schema
 
 def some_inputs() -> dict[str, torch.Tensor]:
     data = make_dataset([6, 4, 9])
-    windows, _ = evaluation_windows(data, 16, "all")
+    windows = evaluation_windows(data, 16, "all")
     return Collator(data, ["item_id"], lambda i, n: causal(i, n)[:2])(windows).inputs
 
 

@@ -29,7 +29,7 @@ def test_command_of_readme_parses(words: list[str], monkeypatch: pytest.MonkeyPa
 
 def test_readme_shows_the_whole_job_in_order() -> None:
     assert [entry_of(words)[0] for words in STEPS] == [
-        *("simulate", "reconstruct", "filter", "preprocess", "train", "evaluate", "recommend", "report")
+        *("simulate", "run", "preprocess", "train", "evaluate", "recommend", "report")
     ]
     first, second = command_lines(README)[:2]
     assert (first, second) == (["bash", "scripts/demo.sh"], ["bash", "scripts/test.sh"])

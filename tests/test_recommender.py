@@ -21,7 +21,7 @@ AUXILIARY = [
 
 def make_batch(heads: list[str], lengths: tuple[int, ...] = (6, 3, 9)) -> Batch:
     data = make_dataset(list(lengths))
-    windows, _ = evaluation_windows(data, 16, "all")
+    windows = evaluation_windows(data, 16, "all")
     return Collator(data, heads, lambda i, n: causal(i, n)[:2])(windows)
 
 
@@ -30,7 +30,7 @@ def test_scores_do_not_depend_on_padding_or_batch():
     together = make_batch(["item_id"])
     hidden = model.hidden(together)
     data = make_dataset([6, 3, 9])
-    windows, _ = evaluation_windows(data, 16, "all")
+    windows = evaluation_windows(data, 16, "all")
     collate = Collator(data, ["item_id"], lambda i, n: causal(i, n)[:2])
     for row in range(3):
         alone = collate(windows[np.array([row])])
@@ -80,7 +80,7 @@ def test_it_learns_a_repeating_pattern():
     model = make_model(auxiliary=[]).train()
     data = make_dataset([12] * 8)
     data.columns["item_id"] = np.resize([3, 5, 9, 4], len(data.items))
-    windows, _ = evaluation_windows(data, 16, "all")
+    windows = evaluation_windows(data, 16, "all")
     batch = Collator(data, ["item_id"], lambda i, n: causal(i, n)[:2])(windows)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):

@@ -1,7 +1,14 @@
 """Outputs appear whole or not at all; commands leave with a status and one line."""
 
 import argparse
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
 
+import polars as pl
 import pytest
 
 from recsys.errors import InputError
@@ -37,6 +44,77 @@ def test_an_existing_folder_is_kept_unless_it_may_be_replaced(tmp_path):
         (work / "new").write_text("2")
     assert [p.name for p in out.iterdir()] == ["new"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_runs_on_one_folder_the_second_is_refused(tmp_path):
+    with atomic_folder(tmp_path / "out") as work:
+        (work / "a").write_text("first")
+        for replace in (False, True):
+            again = atomic_folder(tmp_path / "out", replace=replace)
+            with pytest.raises(InputError, match="another run is writing it"), again:
+                pass
+        with atomic_folder(tmp_path / "other"):
+            pass
+    assert (tmp_path / "out" / "a").read_text() == "first"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "out"]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from recsys.runtime import atomic_folder
+with atomic_folder(Path(sys.argv[1])) as work:
+    (work / "half").write_text("x")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_run_left_neither_blocks_nor_stays(tmp_path):
+    out = tmp_path / "out"
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(out)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        with pytest.raises(InputError, match="another run is writing it"), atomic_folder(out):
+            pass
+        process.send_signal(signal.SIGKILL)
+    assert len(list(tmp_path.iterdir())) == 2  # its lock, and the folder it was writing
+    (tmp_path / ".out.by_hand").mkdir()  # a name that looks alike, but is not what the lock names
+    with atomic_folder(out) as work:
+        (work / "whole").write_text("y")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.by_hand", "out"]
+    assert [p.name for p in out.iterdir()] == ["whole"]
+
+
+def test_a_lock_that_names_anything_else_removes_nothing(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / ".out.lock").write_text("precious")
+    with atomic_folder(tmp_path / "out"):
+        pass
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "precious"]
+
+
+@pytest.mark.parametrize("error", ["system", "polars"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, error):
+    text = "out: cannot be written: the disk is full; nothing of it is kept"
+    with pytest.raises(InputError, match=text), atomic_folder(tmp_path / "out") as work:
+        (work / "half").write_text("x")
+        if error == "system":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise pl.exceptions.ComputeError("parquet: underlying IO error: No space left on device (os error 28)")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_may_not_grow_is_one_line_and_leaves_nothing(tmp_path):
+    """The nearest to a full disk that needs no rights: a real write of Polars that the system refuses."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        text = "out: cannot be written: the file is too large"
+        with pytest.raises(InputError, match=text), atomic_folder(tmp_path / "out") as work:
+            pl.DataFrame({"a": range(100_000)}).write_parquet(work / "a.parquet", compression="uncompressed")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_appears_by_rename(tmp_path):

@@ -72,7 +72,9 @@ class CachedEmbedder:
         if self.cache is not None:
             keys = {key(self.name, text): text for text in unique}
             for found, value in self.cache.get(keys).items():
-                rows[keys[found]] = self._checked(np.frombuffer(value, dtype="<f4")[None], 1)[0]
+                stored = np.frombuffer(value, dtype="<f4")
+                self._checked(stored[None], 1)
+                rows[keys[found]] = stored  # not normalised twice: a run that continues gives the same bits
         self.stats.from_cache += len(rows)
         missing = [text for text in unique if text not in rows]
         for some in _batches(missing, self.batch):

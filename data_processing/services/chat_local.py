@@ -9,7 +9,7 @@ from typing import Any
 
 from data_processing.services.embed_local import folder_state
 from data_processing.services.protocols import ServiceError, Stats
-from recsys.errors import ConfigError, InputError
+from recsys.errors import ConfigError, InputError, one_line
 
 # Tensors are typed as Any: torch is loaded when a model is, never with this module.
 MAX_TOKENS = 512  # of an answer
@@ -146,9 +146,9 @@ class LocalChat:
         try:
             return kind.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False, **options)
         except ImportError as error:
-            raise ConfigError(f"chat: local needs a package: {' '.join(str(error).split())[:200]}") from error
+            raise ConfigError(f"chat: local needs a package: {one_line(error)}") from error
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{self.folder}: not a loadable model ({' '.join(str(error).split())[:200]})") from error
+            raise InputError(f"{self.folder}: not a loadable model ({one_line(error)})") from error
 
 
 def _llguidance() -> Any:

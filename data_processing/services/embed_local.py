@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data_processing.services.protocols import Stats, Vectors
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, one_line
 
 Purpose = Literal["document", "query"]
 
@@ -63,7 +63,7 @@ class SentenceTransformers:
         try:
             return SentenceTransformer(self.model)
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise ConfigError(f"embedder: sentence_transformers cannot load '{self.model}': {reason}") from error
 
     def embed(self, texts: Sequence[str]) -> Vectors:

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Sequence
 
 import polars as pl
 
-from recsys.cleaning.parser import MESSAGE, parse_times
 from recsys.cleaning.profile import Profile
+from recsys.cleaning.sources import choose_columns, raw_frame
 from recsys.cleaning.streams import Budget, Format, Table
-from recsys.cleaning.tables import read_frames, require
+from recsys.cleaning.tables import read_frames
 from recsys.errors import InputError
-from recsys.schema import CATEGORY, SESSION_ID, TIMESTAMP, USER_ID
 
 SHOWN = 100  # rejected lines that are kept for people; all are counted
 _KEY_LINES = 100  # lines of a JSON-lines log whose keys may still add an optional column, as for a finished file
@@ -115,11 +114,7 @@ class LineReader:
         frame = pl.concat(read_frames(table, self._choose, Budget()))
         if frame.height != len(records):
             raise InputError(f"{name}: holds {frame.height} rows where one was expected")
-        found = self._found
-        times, clock = parse_times(frame[found[TIMESTAMP]], self._profile.times, name)
-        texts = [pl.col(c).cast(pl.String).alias(n) for n, c in found.items() if n != TIMESTAMP]
-        out = frame.select(texts).with_columns(times)
-        return out if clock is None else out.with_columns(clock)
+        return raw_frame(frame, self._found, self._profile, name)
 
     def _table(self, text: str, form: Format, name: str | None = None) -> Table:
         try:
@@ -130,23 +125,9 @@ class LineReader:
 
     def _choose(self, present: Sequence[str]) -> list[str]:
         """Columns to read: as for a finished file, but what was found once stays, whatever a piece happens to lack."""
-        columns = self._profile.columns
-        wanted = {TIMESTAMP: columns.time, MESSAGE: columns.message}
-        wanted |= {SESSION_ID: columns.session} if columns.session else {USER_ID: columns.user}
-        if self._profile.categories is not None:
-            wanted[CATEGORY] = columns.category
-        wanted |= {column: [column] for column in columns.keep}
-        found = dict(self._found)
-        for name, alternatives in wanted.items():
-            if name not in found:
-                found[name] = require(alternatives, present, self._source)
-        if self._at <= _KEY_LINES or not self._found:
-            for name, alternatives in ((USER_ID, columns.user), (CATEGORY, columns.category)):
-                there = [column for column in alternatives if column in present]
-                if name not in found and there:
-                    found[name] = there[0]
-        self._found = found
-        return list(dict.fromkeys(found.values()))
+        more = self._at <= _KEY_LINES or not self._found
+        self._found = choose_columns(self._profile, present, self._source, self._found, more)
+        return list(dict.fromkeys(self._found.values()))
 
     def _reject(self, error: InputError) -> None:
         self.rejected_count += 1

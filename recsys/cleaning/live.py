@@ -25,7 +25,7 @@ from recsys.cleaning.profile import Profile
 from recsys.cleaning.rules import NO_RULES, Rules, apply_rules
 from recsys.cleaning.sessions import FIRST, HASH, NUMBER, SECOND, add_hash, finish_sessions, key_column
 from recsys.cleaning.tables import require
-from recsys.cleaning.undo import NAME, REDO_ROW, UNDO_ROW, UndoStack, stack_columns
+from recsys.cleaning.undo import NAME, REDO_ROW, UNDO_ROW, UndoStack, stack_name
 from recsys.schema import CATEGORY, ITEM_ID, SESSION_ID, TIMESTAMP
 
 LATE = "a late row changed it"
@@ -111,6 +111,7 @@ class _Key:
     rows: list[_Row] = field(default_factory=list)  # by second; equal ones in the order of the log
     within: _Within = field(default_factory=_Within)
     stack: UndoStack = field(default_factory=UndoStack)
+    last: _Row | None = None  # the newest row that is not hidden
     late: bool = False  # rows wait for a replay
 
 
@@ -181,8 +182,8 @@ class LiveCleaner:
         if not frame.height:
             return []
         hashes = add_hash(frame.select(self._key), self.profile)[HASH]
-        stacked = frame.select(stack_columns(self.profile))
-        plain = (frame[self._key], hashes, frame[ITEM_ID], stacked[KIND], stacked[NAME], frame[TIMESTAMP])
+        names = frame.with_columns(stack_name(self.profile))[NAME]
+        plain = (frame[self._key], hashes, frame[ITEM_ID], frame[KIND], names, frame[TIMESTAMP])
         empty = pl.Series([None]).new_from_index(0, frame.height)
         texts = (frame[c] if c in frame.columns else empty for c in (CLOCK, *self._columns))
         table = zip(*(column.to_list() for column in (*plain, *texts)), strict=True)
@@ -229,8 +230,10 @@ class LiveCleaner:
     def _step(self, entry: _Key, at: int) -> list[tuple[int, str | None]]:
         """Advance the state of a key by its row `at`; returns that row and all others that came or went, with why."""
         row = entry.rows[at]
-        before = entry.rows[at - 1] if at else None
         row.time = entry.within.time(row.second, row.clock)
+        if row.kind == Kind.HIDDEN:
+            return []
+        before, entry.last = entry.last, row
         row.number = before.number if before else 1
         if before is not None and self._gap is not None and row.time - before.time > self._gap:
             row.number += 1
@@ -238,7 +241,8 @@ class LiveCleaner:
         changed: dict[int, str | None] = {at: None}
         mode = self.profile.undo.mode
         if mode == "stack":
-            changed.update(entry.stack.feed(at, row.kind, row.name, row.time))
+            follows_hidden = at > 0 and entry.rows[at - 1].kind == Kind.HIDDEN
+            changed.update(entry.stack.feed(at, row.kind, row.name, row.time, follows_hidden))
         elif mode == "none" and row.kind >= Kind.UNDO:
             changed[at] = REDO_ROW if row.kind == Kind.REDO else UNDO_ROW
         for other, why in changed.items():
@@ -246,10 +250,10 @@ class LiveCleaner:
         return list(changed.items())
 
     def _replay(self, key: str, entry: _Key) -> list[Change]:
-        entry.late, entry.within, entry.stack = False, _Within(), self._stack()
+        entry.late, entry.last, entry.within, entry.stack = False, None, _Within(), self._stack()
         for at in range(len(entry.rows)):
             self._step(entry, at)
-        return self._show(key, [(row, row.reason) for row in entry.rows])
+        return self._show(key, [(row, row.reason) for row in entry.rows if row.kind != Kind.HIDDEN])
 
     def _show(self, key: str, rows: Sequence[tuple[_Row, str | None]]) -> list[Change]:
         """What changed since rows were last announced."""
@@ -280,7 +284,7 @@ class LiveCleaner:
         firsts: list[int] = []
         for key in keys:
             base = numbers[-1] if numbers else 0
-            taken = self._keys[key].rows
+            taken = [row for row in self._keys[key].rows if row.kind != Kind.HIDDEN]
             rows += taken
             numbers += [base + row.number for row in taken]
             firsts += [base + 1] * len(taken)

@@ -21,6 +21,7 @@ from recsys.schema import ARGUMENTS, ITEM_ID, TIMESTAMP
 MESSAGE = "message"
 CLOCK = "clock"  # microseconds of a process clock
 KIND = "kind"
+_NUMBER = "number"
 REASON = "reason"  # why a row is noise; null: it is not
 
 
@@ -61,11 +62,13 @@ def parse_messages(messages: pl.Series, profile: Profile) -> pl.DataFrame:
         is_shell = profile.grammar == "shell"
         table = _split_arguments(table) if is_shell else table.with_columns(pl.col(MESSAGE).alias(ITEM_ID))
         table = table.with_columns(_plain_kind(profile.undo).alias(KIND))
+    if profile.noise.ids or profile.hidden_starters:
+        table = table.with_columns(_number().alias(_NUMBER))
     table = table.with_columns(_noise_reason(profile).alias(REASON), pl.col(KIND).cast(pl.UInt8))
     if profile.hidden_starters:
-        begins = (pl.col(KIND) == Kind.STARTER.value) & _tool_number().is_in(profile.hidden_starters)
-        hidden = pl.lit(Kind.HIDDEN.value, pl.UInt8)
-        table = table.with_columns(pl.when(begins & pl.col(REASON).is_not_null()).then(hidden).otherwise(KIND).alias(KIND))
+        of_stack = (pl.col(KIND) == Kind.STARTER.value) & pl.col(_NUMBER).is_in(profile.hidden_starters)
+        hides = of_stack & pl.col(REASON).is_not_null()
+        table = table.with_columns(pl.when(hides).then(pl.lit(Kind.HIDDEN.value, pl.UInt8)).otherwise(KIND).alias(KIND))
     return table.select(c for c in (MESSAGE, ITEM_ID, KIND, REASON, ARGUMENTS) if c in table.columns)
 
 
@@ -134,14 +137,14 @@ def _noise_reason(profile: Profile) -> pl.Expr:
     for prefix in noise.prefixes:
         reasons.append(pl.when(pl.col(ITEM_ID).str.starts_with(prefix)).then(pl.lit(f"prefix {prefix}")))
     if noise.ids:
-        number = _tool_number()
-        reasons.append(pl.when(number.is_in(noise.ids)).then(pl.format("id ({})", number)))
+        is_listed = pl.col(_NUMBER).is_in(noise.ids)
+        reasons.append(pl.when(is_listed).then(pl.format("id ({})", pl.col(_NUMBER))))
     reasons.append(pl.when(pl.col(KIND).is_null()).then(pl.lit(OUTSIDE)))
     reasons.append(pl.when(pl.col(ITEM_ID) == "").then(pl.lit(NO_COMMAND)))
     return pl.coalesce(reasons)
 
 
-def _tool_number() -> pl.Expr:
+def _number() -> pl.Expr:
     """The number in brackets at the end; null for a Menu, whose numbers are others."""
     number = pl.col(ITEM_ID).str.extract(r"\((-?\d+)\) ?\.?$").cast(pl.Int64, strict=False)
     return pl.when(~pl.col(ITEM_ID).str.starts_with("Menu:")).then(number)

@@ -49,7 +49,7 @@ def clean_sessions(rows: pl.DataFrame, profile: Profile, funnel: Funnel) -> pl.D
     """
     key = key_column(profile)
     rows, went_back = _in_order(rows, key)
-    rows = _without_hidden(_with_clock(rows, key), key)
+    rows = _without_hidden(_with_clock(rows, key))
     rows = rows.with_columns(_session_starts(key, profile).cum_sum().alias(NUMBER))
     # Sessions are numbered within a user before undo, which may empty one.
     of_user = (pl.col(key) != pl.col(key).shift()).fill_null(True)
@@ -94,14 +94,13 @@ def _in_order(rows: pl.DataFrame, key: str) -> tuple[pl.DataFrame, int]:
     return rows.sort(HASH, key, TIMESTAMP, maintain_order=True), went_back
 
 
-def _without_hidden(rows: pl.DataFrame, key: str) -> pl.DataFrame:
+def _without_hidden(rows: pl.DataFrame) -> pl.DataFrame:
     """Rows of `Kind.HIDDEN` leave (they are counted already) and mark the row that comes after them."""
     hidden = rows[KIND] == Kind.HIDDEN.value
     if not hidden.any():
         return rows
-    follows = hidden.shift(fill_value=False).alias(FOLLOWS_HIDDEN)
-    same = (pl.col(key) == pl.col(key).shift()).fill_null(False)
-    return rows.with_columns(follows & rows.select(same).to_series()).filter(~hidden)
+    # That row may be of the next session: nothing begins its first event anyway.
+    return rows.with_columns(hidden.shift(fill_value=False).alias(FOLLOWS_HIDDEN)).filter(~hidden)
 
 
 def _session_starts(key: str, profile: Profile) -> pl.Expr:

@@ -1,6 +1,6 @@
 """Raw logs of any shape to frames with the columns of `RAW_COLUMNS`, whole files never in memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -97,31 +97,16 @@ class LogReader:
         return [p for p in near if patterns.role(p.name) == "metadata" and p.name != self.path.name]
 
     def _log(self, table: Table) -> Iterator[pl.DataFrame]:
-        columns = self.profile.columns
-        wanted = {TIMESTAMP: columns.time, MESSAGE: columns.message}
-        wanted |= {SESSION_ID: columns.session} if columns.session else {USER_ID: columns.user}
-        if self.profile.categories is not None:
-            wanted[CATEGORY] = columns.category
-        wanted |= {column: [column] for column in columns.keep}
-        optional = {USER_ID: columns.user, CATEGORY: columns.category}
         found: dict[str, str] = {}
 
         def choose(present: Sequence[str]) -> list[str]:
-            for name, alternatives in wanted.items():
-                found[name] = require(alternatives, present, table.name)
-            for name, alternatives in optional.items():
-                for column in alternatives:
-                    if name not in found and column in present:
-                        found[name] = column
+            found.update(choose_columns(self.profile, present, table.name))
             return list(dict.fromkeys(found.values()))
 
         rows = 0
         for frame in read_frames(table, choose, self.budget, self.profile.files.encoding):
-            times, clock = parse_times(frame[found[TIMESTAMP]], self.profile.times, table.name, rows)
+            out = raw_frame(frame, found, self.profile, table.name, rows)
             rows += frame.height
-            texts = [pl.col(c).cast(pl.String).alias(n) for n, c in found.items() if n != TIMESTAMP]
-            out = frame.select(texts).with_columns(times)
-            out = out if clock is None else out.with_columns(clock)
             self.columns.update(out.columns)
             yield out
         self.files[table.name] = rows
@@ -136,6 +121,52 @@ class LogReader:
         frame = pl.concat(read_frames(table, choose, self.budget, self.profile.files.encoding))
         found = _metadata_table(frame, config, table.name)
         self.metadata = found if self.metadata is None else pl.concat([self.metadata, found], how="diagonal")
+
+
+def choose_columns(
+    profile: Profile, present: Sequence[str], source: object, known: Mapping[str, str] | None = None, more: bool = True
+) -> dict[str, str]:
+    """Which column of a log is which of `RAW_COLUMNS`, or is kept under its own name.
+
+    Args:
+        profile: names the alternatives.
+        present: columns of the log.
+        source: what errors call it.
+        known: what was found before and stays.
+        more: whether columns that a log may lack, user and category, are looked for.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    columns = profile.columns
+    wanted = {TIMESTAMP: columns.time, MESSAGE: columns.message}
+    wanted |= {SESSION_ID: columns.session} if columns.session else {USER_ID: columns.user}
+    if profile.categories is not None:
+        wanted[CATEGORY] = columns.category
+    wanted |= {column: [column] for column in columns.keep}
+    found = dict(known or {})
+    for name, alternatives in wanted.items():
+        if name not in found:
+            found[name] = require(alternatives, present, source)
+    for name, alternatives in ((USER_ID, columns.user), (CATEGORY, columns.category)) if more else ():
+        there = [column for column in alternatives if column in present]
+        if name not in found and there:
+            found[name] = there[0]
+    return found
+
+
+def raw_frame(
+    frame: pl.DataFrame, found: Mapping[str, str], profile: Profile, source: object, first_row: int = 0
+) -> pl.DataFrame:
+    """Rows with the columns of `RAW_COLUMNS`; `found`: what `choose_columns` said, `first_row`: rows before these.
+
+    Raises:
+        InputError: a time that cannot be read.
+    """
+    times, clock = parse_times(frame[found[TIMESTAMP]], profile.times, source, first_row)
+    texts = [pl.col(column).cast(pl.String).alias(name) for name, column in found.items() if name != TIMESTAMP]
+    out = frame.select(texts).with_columns(times)
+    return out if clock is None else out.with_columns(clock)
 
 
 def _metadata_table(frame: pl.DataFrame, config: MetadataConfig, source: str) -> pl.DataFrame:
@@ -163,8 +194,3 @@ def attributes(items: pl.DataFrame, metadata: pl.DataFrame | None, config: Metad
         has_one = pl.col(ITEM_ID).str.contains(config.target_before, literal=True)
         items = items.with_columns(pl.when(has_one).then(head).otherwise(None).alias(TARGET))
     return items
-
-
-def read_logs(path: Path, profile: Profile, max_bytes: int = DEFAULT_MAX_BYTES) -> Iterator[pl.DataFrame]:
-    """The frames of `LogReader`, for callers that need neither metadata nor the list of files."""
-    yield from LogReader(path, profile, max_bytes).frames()

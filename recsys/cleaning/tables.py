@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.cleaning.streams import Budget, Readable, Table, seekable
-from recsys.errors import InputError, missing_column
+from recsys.errors import InputError, missing_column, one_line
 
 CHUNK = 1 << 23  # bytes of text a frame
 _UNCLOSED = 1 << 27  # bytes after which an open quote is an error
@@ -49,7 +49,7 @@ def _read_parquet(table: Table, choose: Choose, budget: Budget) -> Iterator[pl.D
             table.advance(size * batch.num_rows // file.metadata.num_rows)
             yield pl.DataFrame(batch).select(columns)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{table.name}: not a readable Parquet file: {_one_line(error)}") from error
+        raise InputError(f"{table.name}: not a readable Parquet file: {one_line(error)}") from error
 
 
 class _Recoded:
@@ -63,7 +63,7 @@ class _Recoded:
         try:
             return self._reader.read(size).encode()
         except UnicodeError as error:
-            raise InputError(f"{self._name}: not {self._encoding}: {_one_line(error)}") from error
+            raise InputError(f"{self._name}: not {self._encoding}: {one_line(error)}") from error
 
 
 class _Raw(io.RawIOBase):
@@ -193,7 +193,7 @@ def _csv_error(data: bytes, names: list[str], separator: str, name: str, before:
                 )
     except csv.Error as malformed:
         return InputError(f"{name}: after row {before}: malformed CSV: {malformed}")
-    return InputError(f"{name}: after row {before}: malformed CSV: {_one_line(error)}")
+    return InputError(f"{name}: after row {before}: malformed CSV: {one_line(error)}")
 
 
 def _read_jsonl(stream: Readable, name: str, choose: Choose) -> Iterator[pl.DataFrame]:
@@ -237,11 +237,7 @@ def _jsonl_error(data: bytes, name: str, before: int, error: Exception) -> Input
                 _json_row(line, name, number)
             except InputError as found:
                 return found
-    return InputError(f"{name}: after row {before}: malformed JSON lines: {_one_line(error)}")
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())[:200]
+    return InputError(f"{name}: after row {before}: malformed JSON lines: {one_line(error)}")
 
 
 def require(columns: Sequence[str], present: Sequence[str], source: object) -> str:

@@ -18,6 +18,7 @@ from recsys.cleaning.parser import KIND, Kind
 from recsys.cleaning.profile import Profile
 from recsys.schema import ITEM_ID, TIMESTAMP
 
+NAME = "name"
 FOLLOWS_HIDDEN = "follows_hidden"  # rows right after one of `Kind.HIDDEN`
 UNDONE = "undone event"
 STARTER = "began an undone event"
@@ -115,6 +116,7 @@ def removed_by_undo(
     starters: bool,
     times: Iterable[int] | None = None,
     starter_seconds: float | None = None,
+    follows_hidden: Iterable[bool] | None = None,
 ) -> dict[int, str]:
     """Feed rows of many sessions, each contiguous, to one stack a session; returns row position -> why it leaves.
 
@@ -124,25 +126,21 @@ def removed_by_undo(
     stack = UndoStack(starters, starter_seconds)
     current: int | None = None
     # zip stops at the shortest: repeat has no end
-    rows = zip(zip(sessions, kinds, names, strict=True), repeat(0) if times is None else times, strict=False)
-    for row, ((session, kind, name), time) in enumerate(rows):
+    more = (repeat(0) if times is None else times, repeat(False) if follows_hidden is None else follows_hidden)
+    rows = zip(zip(sessions, kinds, names, strict=True), *more, strict=False)
+    for row, ((session, kind, name), time, follows) in enumerate(rows):
         if session != current:
             removed.update(stack.removed)
             stack, current = UndoStack(starters, starter_seconds), session
-        stack.feed(row, kind, name, time)
+        stack.feed(row, kind, name, time, follows)
     removed.update(stack.removed)
     return removed
 
 
-def stack_columns(profile: Profile) -> list[pl.Expr]:
-    """The `KIND` of rows as the stack takes it, and their ``name``: what undo rows share with the events they mean."""
+def stack_name(profile: Profile) -> pl.Expr:
+    """The column ``name`` of rows: what undo rows share with the events they mean."""
     name = pl.col(ITEM_ID).str.replace(r"^[^:]*: ", "") if profile.grammar == "vectorworks" else pl.lit("")
-    kind = pl.col(KIND)
-    if profile.undo.not_starters:
-        begins_nothing = pl.any_horizontal(pl.col(ITEM_ID).str.starts_with(p) for p in profile.undo.not_starters)
-        plain = pl.lit(Kind.PLAIN.value, dtype=pl.UInt8)
-        kind = pl.when((kind == Kind.STARTER.value) & begins_nothing).then(plain).otherwise(kind).alias(KIND)
-    return [kind, name.alias(NAME)]
+    return name.alias(NAME)
 
 
 def undo_reasons(frame: pl.DataFrame, session: str, profile: Profile) -> pl.Series:
@@ -156,15 +154,23 @@ def undo_reasons(frame: pl.DataFrame, session: str, profile: Profile) -> pl.Seri
         return frame.select(leaves.alias("reason")).to_series()
     # Only sessions with an undo row, and in them only rows that the stack looks at.
     limit = profile.undo.starter_seconds
-    columns = [session, ITEM_ID, KIND] if limit is None else [session, ITEM_ID, KIND, TIMESTAMP]
+    columns = [session, ITEM_ID, KIND, *([] if limit is None else [TIMESTAMP])]
+    counts = pl.col(KIND) != Kind.PLAIN.value
+    if FOLLOWS_HIDDEN in frame.columns:
+        columns.append(FOLLOWS_HIDDEN)
+        counts |= pl.col(FOLLOWS_HIDDEN)
     touched = (
         frame.select(columns)
         .with_row_index("row")
-        .filter((pl.col(KIND) >= Kind.UNDO.value).any().over(session), pl.col(KIND) != Kind.PLAIN.value)
+        .filter((pl.col(KIND) >= Kind.UNDO.value).any().over(session), counts)
+        .with_columns(stack_name(profile))
     )
-    touched = touched.with_columns(stack_columns(profile))
-    times = None if limit is None else touched[TIMESTAMP]
-    removed = removed_by_undo(touched[session], touched[KIND], touched[NAME], profile.undo.starters, times, limit)
+    removed = removed_by_undo(
+        *(touched[session], touched[KIND], touched[NAME], profile.undo.starters),
+        times=None if limit is None else touched[TIMESTAMP],
+        starter_seconds=limit,
+        follows_hidden=touched[FOLLOWS_HIDDEN] if FOLLOWS_HIDDEN in columns else None,
+    )
     if not removed:
         return nothing
     rows = touched["row"].gather(list(removed))

@@ -19,6 +19,8 @@ Positions = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class Collator:
     """Makes batches for a causal model: the inputs are a window without its last event, labels are the next events.
 
+    Events before a window's `label_from` are context only and no labels.
+
     Attributes:
         dataset: where the windows are cut from.
         heads: columns that are predicted; the item column first.
@@ -41,6 +43,10 @@ class Collator:
         positions, targets = self.masking(ids, length)[:2]
         width = ids.shape[1]
         rows, steps = positions // width, positions % width
+        if windows.label_from is not None:
+            events = torch.from_numpy(windows.start)[rows] + steps + 1
+            counted = events >= torch.from_numpy(windows.label_from)[rows]
+            rows, steps, targets = rows[counted], steps[counted], targets[counted]
         trimmed = rows * (width - 1) + steps
         tensors = {f"inputs.{name}": self._tensor(name, values[:, :-1]) for name, values in columns.items()}
         tensors["lengths"] = length - 1

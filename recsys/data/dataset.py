@@ -1,4 +1,7 @@
-"""Sequences of a split as flat arrays with offsets; windows are gathered without a Python loop per row."""
+"""Sequences of a split as flat arrays with offsets; windows are gathered without a Python loop per row.
+
+A split on disk is mapped, not read: what it takes of memory does not depend on its size (see `recsys.data.cache`).
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,25 +11,40 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from recsys.data.cache import open_split
+from recsys.data.flatten import SCORED_FROM, check_scored_from
+from recsys.data.names import Names
 from recsys.errors import InputError, one_line
-from recsys.schema import SESSION_ID, TIMESTAMP, USER_ID, Kind, Schema, Scope
+from recsys.schema import SESSION_ID, TIMESTAMP, USER_ID, Column, Kind, Schema, Scope
 
 Array = npt.NDArray[Any]
+_DTYPES: dict[Kind, tuple[str, type[pl.DataType]]] = {
+    Kind.CATEGORICAL: ("int32", pl.Int32),
+    Kind.CONTINUOUS: ("float32", pl.Float32),
+}
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Pieces of sequences: events ``[start, stop)`` counted over the flat arrays, and the row each was cut from."""
+    """Pieces of sequences: events ``[start, stop)`` counted over the flat arrays, and the row each was cut from.
+
+    Attributes:
+        row, start, stop: ``[W]`` each.
+        label_from: ``[W]`` flat index of the first event that counts as a label; those before it are context only.
+            None: every event but a window's first.
+    """
 
     row: Array
     start: Array
     stop: Array
+    label_from: Array | None = None
 
     def __len__(self) -> int:
         return len(self.row)
 
     def __getitem__(self, chosen: Array | slice) -> "Windows":
-        return Windows(self.row[chosen], self.start[chosen], self.stop[chosen])
+        label_from = None if self.label_from is None else self.label_from[chosen]
+        return Windows(self.row[chosen], self.start[chosen], self.stop[chosen], label_from)
 
     @property
     def lengths(self) -> Array:
@@ -41,18 +59,21 @@ class SequenceDataset:
     Attributes:
         schema: what the columns are.
         offsets: ``[S + 1]`` where each sequence starts in the flat arrays.
-        columns: event-scope columns, each ``[N]`` over all events.
+        columns: event-scope columns, each ``[N]`` over all events: int32 ids, float32 numbers. Read-only where mapped.
         item_columns: item-scope categorical columns, each ``[V]`` by item id.
         keys: session id of each sequence.
-        groups: what the split and the bootstrap go by: the user where there is one, else the session.
+        groups: what the split and the bootstrap go by: the user where there is one, else `keys` itself.
+        scored_from: int32 ``[S]``, place in its sequence of the first event that validation and evaluation score; those
+            before it are context. None where the data do not say: every event but the first is scored.
     """
 
     schema: Schema
     offsets: Array
     columns: dict[str, Array]
     item_columns: dict[str, Array]
-    keys: list[str]
-    groups: list[str]
+    keys: Names
+    groups: Names
+    scored_from: Array | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -63,13 +84,23 @@ class SequenceDataset:
         return np.diff(self.offsets)
 
     @property
+    def first_scored(self) -> Array:
+        """``[S]`` place of the first event that is scored, at least 1 (an event with nothing before it never is)."""
+        if self.scored_from is None:
+            return np.broadcast_to(np.int64(1), len(self))
+        return np.maximum(self.scored_from.astype(np.int64), 1)
+
+    @property
     def items(self) -> Array:
         """``[N]`` item ids of all events."""
         return self.columns[self.schema.item().name]
 
     @classmethod
     def load(cls, dataset: Path, split: str) -> Self:
-        """Read ``DATASET/<split>/*.parquet`` with the schema and the item table beside it."""
+        """Map ``DATASET/<split>/*.parquet``, with the schema and the item table beside it.
+
+        The first call on a split writes its flat copy (``DATASET/.cache``); later ones open it.
+        """
         if not (dataset / "schema.json").is_file():
             raise InputError(f"{dataset}: is no sequence dataset (no schema.json); `recsys preprocess` writes one")
         files = sorted((dataset / split).glob("*.parquet"))
@@ -79,45 +110,60 @@ class SequenceDataset:
             )
         schema = Schema.load(dataset / "schema.json")
         items = _read(dataset / "workflow" / "items.parquet")
-        return cls.from_frame(_read(dataset / split, files), schema, items)
+        flat = open_split(dataset, split, files, {c.name: _DTYPES[c.kind][0] for c in _event_columns(schema)})
+        item_columns = _item_columns(schema, items)
+        return cls(schema, flat.offsets, flat.columns, item_columns, flat.keys, flat.groups, flat.scored_from)
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame, schema: Schema, items: pl.DataFrame) -> Self:
-        """Sequences as `Workflow.transform` gives them, with the workflow's item table."""
+        """Sequences in memory as `Workflow.transform` gives them, with the workflow's item table."""
         lengths = frame.get_column(TIMESTAMP).list.len().to_numpy()
         offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
-        columns = {
-            c.name: _flat(frame, c.name)
-            for c in schema.columns
-            if c.scope is Scope.EVENT and c.kind in (Kind.CATEGORICAL, Kind.CONTINUOUS)
-        }
-        attributes = schema.select(kind=Kind.CATEGORICAL, scope=Scope.ITEM)
-        item_columns = {c.name: items.get_column(c.name).to_numpy().astype(np.int64) for c in attributes}
-        keys = frame.get_column(SESSION_ID).cast(pl.String).to_list()
-        groups = frame.get_column(USER_ID).cast(pl.String).to_list() if USER_ID in frame.columns else keys
-        return cls(schema, offsets, columns, item_columns, keys, groups)
+        columns = {c.name: _flat(frame, c, int(offsets[-1])) for c in _event_columns(schema)}
+        keys = Names.of(frame.get_column(SESSION_ID))
+        groups = Names.of(frame.get_column(USER_ID)) if USER_ID in frame.columns else keys
+        scored_from = None
+        if SCORED_FROM in frame.columns:
+            scored_from = check_scored_from(frame.get_column(SCORED_FROM).to_arrow(), 0, "sequences")
+        return cls(schema, offsets, columns, _item_columns(schema, items), keys, groups, scored_from)
 
     def gather(self, windows: Windows) -> tuple[dict[str, Array], Array]:
         """Event columns of the windows, right-padded with zeros: each ``[B, T]``, and lengths ``[B]``."""
         lengths = windows.lengths
         steps = np.arange(int(lengths.max(initial=0)))
-        valid = steps[None, :] < lengths[:, None]  # [B, T]
-        index = np.where(valid, windows.start[:, None] + steps[None, :], 0)
-        padded = {name: np.where(valid, values[index], 0) for name, values in self.columns.items()}
+        padding = steps[None, :] >= lengths[:, None]  # [B, T]
+        # Padding reads a window's own last event again: no other page of a mapped file is touched for it.
+        index = np.minimum(windows.start[:, None] + steps[None, :], windows.stop[:, None] - 1)
+        padded = {}
+        for name, values in self.columns.items():
+            padded[name] = np.take(values, index, mode="clip") if index.size else np.zeros(index.shape, values.dtype)
+            np.copyto(padded[name], 0, where=padding)
         return padded, lengths
 
 
-def _read(path: Path, files: list[Path] | None = None) -> pl.DataFrame:
-    """A table of a dataset: the file `path`, or the `files` of the folder `path`."""
+def _event_columns(schema: Schema) -> list[Column]:
+    return [c for c in schema.columns if c.scope is Scope.EVENT and c.kind in _DTYPES]
+
+
+def _item_columns(schema: Schema, items: pl.DataFrame) -> dict[str, Array]:
+    attributes = schema.select(kind=Kind.CATEGORICAL, scope=Scope.ITEM)
+    return {c.name: items.get_column(c.name).to_numpy().astype(np.int64) for c in attributes}
+
+
+def _read(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_parquet(files or path)
+        return pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path}: not readable as Parquet: {one_line(error)}; preprocess again") from error
 
 
-def _flat(frame: pl.DataFrame, name: str) -> Array:
+def _flat(frame: pl.DataFrame, column: Column, events: int) -> Array:
     """A list column's values, one after the other (empty lists contribute nothing)."""
+    name = column.name
     if name not in frame.columns:
         raise InputError(f"sequence dataset: column '{name}' of the schema is missing; preprocess again")
     values = frame.get_column(name).explode(empty_as_null=False)
-    return np.ascontiguousarray(values.to_numpy())
+    if len(values) != events or values.null_count():
+        found = f"{len(values) - values.null_count()} values for {events} events"
+        raise InputError(f"sequence dataset: column '{name}' has {found}; preprocess again")
+    return np.ascontiguousarray(values.cast(_DTYPES[column.kind][1]).to_numpy())

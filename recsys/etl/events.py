@@ -6,7 +6,7 @@ dates with a time (without a zone: UTC) or ISO 8601 text.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,9 +16,12 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from recsys.buckets import bucket_column
+from recsys.config import SplitConfig
 from recsys.errors import InputError, missing_column, one_line
+from recsys.etl.columns import check_names, check_types
 from recsys.etl.operators import MICROSECONDS
 from recsys.etl.split import SplitResult, load_splits
+from recsys.etl.users import as_users, merges_users
 from recsys.schema import ITEM_ID, SESSION_ID, TIMESTAMP
 
 BATCH_ROWS = 200_000  # read at a time
@@ -51,7 +54,9 @@ class Events:
             yield normalise(frame.select(wanted), part, numbers)
 
 
-def open_events(events: Path | pl.DataFrame, work: Path, numbers: Sequence[str] = ()) -> Events:
+def open_events(
+    events: Path | pl.DataFrame, work: Path, numbers: Sequence[str] = (), split: SplitConfig | None = None
+) -> Events:
     """Find out what is there. A bare table is spread over session-hash buckets in the folder `work`.
 
     Args:
@@ -59,12 +64,20 @@ def open_events(events: Path | pl.DataFrame, work: Path, numbers: Sequence[str] 
             files, or a frame.
         work: an existing folder for temporary files.
         numbers: columns to be read as numbers.
+        split: where it cuts users' sequences, parts are buckets of users, with `session_id` as `as_users` makes it.
     """
     if isinstance(events, pl.DataFrame):
-        paths = _spread(_slices(events), events.height, "events", work, numbers)
+        check_names(events.columns, "events")
+        merge = split is not None and merges_users(split, events.columns)
+        paths = _spread(_slices(events), events.height, "events", work, numbers, merge)
         return Events("events", events.columns, paths)
     if (events / "events").is_dir():
-        return _open_folder(events)
+        folder = _open_folder(events, numbers)
+        if split is None or folder.splits is not None or not merges_users(split, folder.columns, events):
+            return folder
+        batches = (batch for part in folder.parts for batch in _batches(part))
+        rows = sum(_rows(part) for part in folder.parts)
+        return replace(folder, parts=_spread(batches, rows, events, work, numbers, merge=True))
     files = [events]
     if events.is_dir():
         files = sorted(f for f in events.iterdir() if f.name.endswith(SUFFIXES))
@@ -77,19 +90,23 @@ def open_events(events: Path | pl.DataFrame, work: Path, numbers: Sequence[str] 
     for file in files:
         if _columns(file) != columns:
             raise InputError(f"{file}: columns {', '.join(_columns(file))} differ from {files[0].name}'s")
+    check_types(files, numbers)
     batches = (batch for file in files for batch in _batches(file))
-    paths = _spread(batches, rows, files[0] if len(files) == 1 else events, work, numbers)
+    merge = split is not None and merges_users(split, columns, events)
+    paths = _spread(batches, rows, files[0] if len(files) == 1 else events, work, numbers, merge)
     return Events(str(events), columns, paths)
 
 
-def _open_folder(folder: Path) -> Events:
+def _open_folder(folder: Path, numbers: Sequence[str]) -> Events:
     parts = sorted((folder / "events").glob("part-*.parquet"))
     if not parts:
         raise InputError(f"{folder / 'events'}: no part-*.parquet in it; clean the logs anew")
+    columns = _columns(parts[0])
+    check_types(parts, numbers)
     commands = folder / "commands.parquet"
     return Events(
         name=str(folder),
-        columns=_columns(parts[0]),
+        columns=columns,
         parts=parts,
         commands=read_parquet(commands) if commands.is_file() else None,
         splits=load_splits(folder) if (folder / "splits.parquet").is_file() else None,
@@ -127,6 +144,7 @@ def _columns(path: Path) -> list[str]:
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
         raise InputError(f"{path}: column '{twice}' stands twice in the header")
+    check_names(names, path)
     return names
 
 
@@ -183,14 +201,20 @@ def _slices(frame: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
 
 
 def _spread(
-    batches: Iterable[tuple[int, pl.DataFrame]], rows: int, source: object, work: Path, numbers: Sequence[str]
+    batches: Iterable[tuple[int, pl.DataFrame]],
+    rows: int,
+    source: object,
+    work: Path,
+    numbers: Sequence[str],
+    merge: bool = False,
 ) -> list[Path]:
-    """Write rows to one file per bucket of sessions, in the order read."""
+    """Write rows to one file per bucket of sessions (`merge`: of users), in the order read."""
     buckets = min(MAX_BUCKETS, max(1, math.ceil(rows / BUCKET_ROWS)))
     writers: dict[int, pq.ParquetWriter] = {}
     try:
         for row, frame in batches:
             frame = normalise(frame, source, numbers, row)
+            frame = as_users(frame) if merge else frame
             marked = frame.with_columns(bucket_column(frame[SESSION_ID], buckets))
             for (bucket,), rest in marked.partition_by("bucket", as_dict=True, maintain_order=True).items():
                 table = rest.drop("bucket").to_arrow()
@@ -218,7 +242,7 @@ def normalise(frame: pl.DataFrame, source: object, numbers: Sequence[str] = (), 
             raise missing_column(source, column, frame.columns)
     columns = []
     for series in frame.get_columns():
-        if series.dtype.is_nested() or series.dtype == pl.Binary:
+        if series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
             raise InputError(f"{source}: column '{series.name}' is {series.dtype}; one plain value a row is needed")
         if series.name == TIMESTAMP:
             columns.append(_read(series, to_microseconds, source, first_row, _TIME_FORMS))

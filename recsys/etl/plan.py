@@ -1,17 +1,51 @@
 """Which columns of a configuration the events and commands have, and the sums that are fitted over them."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from recsys.config import EtlConfig
+from recsys.config import ContinuousConfig, EtlConfig
 from recsys.errors import ConfigError, InputError, missing_column
-from recsys.etl.operators import Moments, before_scaling, count_values, merge_counts
-from recsys.schema import DESCRIPTION, INTERVAL, ITEM_ID, SESSION_ID, TIMESTAMP, USER_ID
+from recsys.etl.operators import (
+    COUNT,
+    TIME_VALUES,
+    Buckets,
+    Moments,
+    before_scaling,
+    count_labels,
+    count_numbers,
+    count_values,
+    merge_counts,
+    merge_numbers,
+    time_id,
+)
+from recsys.schema import DESCRIPTION, INTERVAL, ITEM_ID, LOG_GAP, SESSION_ID, TIMESTAMP, USER_ID
 
 KEPT = "kept"  # of commands.parquet: False for a rare command, which has no id
 NAMES_ONLY = (SESSION_ID, USER_ID, TIMESTAMP)  # columns that identify rows and are no features
+RESERVED_NAMES = (*NAMES_ONLY, "chunk", "group", "split", "scored_from")  # what sequences say of themselves
+ITEM_TABLE_NAMES = ("id", COUNT)  # of items.parquet
+DERIVED_NUMBERS = (INTERVAL, LOG_GAP)  # made of the times, not read
+
+
+def bucket_name(column: str) -> str:
+    """Name of the categorical column of the intervals that the numbers of `column` lie in."""
+    return f"{column}_bucket"
+
+
+def continuous_columns(config: EtlConfig) -> dict[str, ContinuousConfig]:
+    """All continuous columns: those configured, then log_gap where it is among the time features."""
+    columns = dict(config.continuous)
+    if LOG_GAP in config.time.features:
+        columns[LOG_GAP] = ContinuousConfig(transforms=["log1p", "zscore"])
+    return columns
+
+
+def number_columns(config: EtlConfig) -> list[str]:
+    """Columns that events are read from as numbers."""
+    names = dict.fromkeys([*config.continuous, *config.bucketise])
+    return [name for name in names if name not in DERIVED_NUMBERS]
 
 
 @dataclass(frozen=True)
@@ -20,18 +54,33 @@ class Plan:
 
     event_categorical: list[str]  # of the events
     item_categorical: list[str]  # of the commands
-    continuous: list[str]  # of the events, or derived (timestamp_interval)
-    has_description: bool
+    continuous: list[str]  # of the events, or derived (timestamp_interval, log_gap)
+    time: list[str] = field(default_factory=list)  # derived classes: hour, weekday
+    bucketised: list[str] = field(default_factory=list)  # numbers (of the events, or derived) with buckets
+    event_text: list[str] = field(default_factory=list)
+    item_text: list[str] = field(default_factory=list)
 
     @property
     def numbers(self) -> list[str]:
-        """Continuous columns that the events must hold."""
-        return [c for c in self.continuous if c != INTERVAL]
+        """Columns of numbers that the events must hold."""
+        names = dict.fromkeys([*self.continuous, *self.bucketised])
+        return [name for name in names if name not in DERIVED_NUMBERS]
 
     @property
     def required(self) -> list[str]:
         """Columns that events must hold."""
-        return [SESSION_ID, TIMESTAMP, *self.event_categorical, *self.numbers]
+        columns = [SESSION_ID, TIMESTAMP, *self.event_categorical, *self.numbers]
+        return columns + [name for name in self.event_text if name not in columns]
+
+    @property
+    def classes(self) -> list[str]:
+        """Event-scope categorical columns of the sequences: read, from times, from buckets."""
+        return [*self.event_categorical, *self.time, *(bucket_name(name) for name in self.bucketised)]
+
+    @property
+    def lists(self) -> list[str]:
+        """List columns of the sequences."""
+        return [TIMESTAMP, *self.classes, *self.continuous, *self.event_text]
 
     def read(self, columns: Sequence[str]) -> list[str]:
         """The columns to read of events that hold `columns`; users are named where they are known."""
@@ -42,54 +91,92 @@ def check_config(config: EtlConfig) -> None:
     """Raise ConfigError for what cannot be fitted."""
     if ITEM_ID not in config.categorical:
         raise ConfigError(f"etl.categorical: {ITEM_ID} is missing; it is what is predicted")
-    for name in [*config.categorical, *config.continuous]:
-        if name in NAMES_ONLY:
-            raise ConfigError(f"etl: column '{name}' identifies rows and is no feature; add a copy of it")
-        if "/" in name or "\0" in name or not name:
-            raise ConfigError(f"etl: column {name!r} cannot name a file; rename it")
-    both = set(config.categorical) & set(config.continuous)
-    if both:
-        raise ConfigError(f"etl: column '{min(both)}' is both categorical and continuous")
-    if INTERVAL in config.categorical:
-        raise ConfigError(f"etl.categorical: {INTERVAL} is a number; list it under continuous")
+    if config.categorical[ITEM_ID].hash_buckets:
+        fix = "take hash_buckets out; rare items get id 2 and are never recommended"
+        raise ConfigError(f"etl.categorical.{ITEM_ID}.hash_buckets: a recommended bucket would have no name; {fix}")
+    for name in config.categorical:
+        if name in DERIVED_NUMBERS:
+            raise ConfigError(f"etl.categorical: {name} is a number; list it under continuous or bucketise")
+    if LOG_GAP in config.continuous or LOG_GAP in config.bucketise:
+        fix = f"list it there alone, or use {INTERVAL}"
+        raise ConfigError(f"etl: {LOG_GAP} is one of etl.time.features; {fix}")
     for name, column in config.continuous.items():
         if column.transforms not in ([], ["log1p"], ["zscore"], ["log1p", "zscore"]):
             raise ConfigError(
                 f"etl.continuous.{name}.transforms: {column.transforms}; use each once, log1p before zscore"
             )
+    _check_names(config)
+
+
+def _check_names(config: EtlConfig) -> None:
+    """Every column of the sequences has one origin and can name a file."""
+    for name in config.bucketise:
+        if name in NAMES_ONLY:
+            raise ConfigError(f"etl: column '{name}' identifies rows and is no feature; add a copy of it")
+    origins: dict[str, str] = {}
+    kinds: dict[str, Iterable[str]] = {
+        "categorical": config.categorical,
+        "continuous": config.continuous,
+        "a time feature": config.time.features,
+        "made by bucketise": [bucket_name(name) for name in config.bucketise],
+        "text": config.text or [],
+    }
+    for kind, names in kinds.items():
+        for name in names:
+            if name in RESERVED_NAMES:
+                raise ConfigError(f"etl: column '{name}' identifies rows and is no feature; add a copy of it")
+            if "/" in name or "\0" in name or not name:
+                raise ConfigError(f"etl: column {name!r} cannot name a file; rename it")
+            if name in origins:
+                said = f"both {origins[name]} and {kind}" if origins[name] != kind else f"listed twice as {kind}"
+                raise ConfigError(f"etl: column '{name}' is {said}; name it once, or add a copy of it")
+            origins[name] = kind
 
 
 def plan_columns(
     config: EtlConfig, columns: Sequence[str], commands: pl.DataFrame | None, source: object = "events"
 ) -> Plan:
-    """Find each column of the configuration in the events, else (categorical) in the commands.
+    """Find each column of the configuration: classes in the events, else the commands; text the other way round.
 
     Columns in `config.optional` that are nowhere are left out; others raise InputError.
     """
-    offered = [] if commands is None else commands.columns
-    events, items, numbers, missing = [], [], [], []
-    for name in config.categorical:
-        if name in columns:
-            events.append(name)
-        elif name in offered:
-            items.append(name)
-        elif name not in config.optional:
-            missing.append(name)
-    for name in config.continuous:
-        if name == INTERVAL or name in columns:
-            numbers.append(name)
-        elif name not in config.optional:
-            missing.append(name)
-    for name in NAMES_ONLY:
-        if name not in columns and name not in config.optional:
-            missing.append(name)
-    if len(missing) == 1:
-        raise missing_column(source, missing[0], columns)
-    if missing:
-        named = ", ".join(f"'{m}'" for m in missing)
+    offered = [] if commands is None else [c for c in commands.columns if c != ITEM_ID]
+    absent: list[str] = []
+
+    def found(names: Iterable[str], *places: Iterable[str]) -> list[str]:
+        """Those of `names` that are in one of `places`; the rest are absent or optional."""
+        here = {name: any(name in place for place in places) for name in names}
+        absent.extend(name for name, is_here in here.items() if not is_here and name not in config.optional)
+        return [name for name, is_here in here.items() if is_here]
+
+    classes = found(config.categorical, columns, offered)
+    text = found(_text(config, offered), columns, offered)
+    plan = Plan(
+        event_categorical=sorted((c for c in classes if c in columns), key=lambda name: name != ITEM_ID),
+        item_categorical=[c for c in classes if c not in columns],
+        continuous=found(continuous_columns(config), columns, DERIVED_NUMBERS),
+        time=[name for name in config.time.features if name in TIME_VALUES],
+        bucketised=found(config.bucketise, columns, DERIVED_NUMBERS),
+        event_text=[c for c in text if c not in offered],
+        item_text=[c for c in text if c in offered],
+    )
+    found(NAMES_ONLY, columns)
+    for name in (*plan.item_categorical, *plan.item_text):
+        if name in ITEM_TABLE_NAMES:
+            raise ConfigError(f"etl: the item table has a column '{name}' of its own; rename it in the commands")
+    names = list(dict.fromkeys(absent))
+    if len(names) == 1:
+        raise missing_column(source, names[0], columns)
+    if names:
+        named = ", ".join(f"'{m}'" for m in names)
         raise InputError(f"{source}: columns {named} are missing; columns: {', '.join(columns)}")
-    events.sort(key=lambda name: name != ITEM_ID)
-    return Plan(events, items, numbers, DESCRIPTION in offered)
+    return plan
+
+
+def _text(config: EtlConfig, offered: Sequence[str]) -> list[str]:
+    if config.text is not None:
+        return config.text
+    return [DESCRIPTION] if DESCRIPTION in offered and DESCRIPTION not in config.categorical else []
 
 
 def check_commands(commands: pl.DataFrame, source: object) -> pl.DataFrame:
@@ -111,28 +198,45 @@ class Counts:
     """What one part of the training events adds to the fit; parts merge in any grouping."""
 
     rows: int = 0
-    values: dict[str, pl.DataFrame] = field(default_factory=dict)
-    moments: dict[str, Moments] = field(default_factory=dict)
+    values: dict[str, pl.DataFrame] = field(default_factory=dict)  # by categorical column: `count_values`
+    moments: dict[str, Moments] = field(default_factory=dict)  # by continuous column
+    numbers: dict[str, pl.DataFrame] = field(default_factory=dict)  # by column with quantiles: `count_numbers`
 
     @classmethod
     def merge(cls, parts: Iterable["Counts"]) -> "Counts":
         """Of all parts together."""
         total = cls()
         for part in parts:
-            values = {
-                name: merge_counts([c for c in (total.values.get(name),) if c is not None] + [counts])
-                for name, counts in part.values.items()
-            }
-            moments = {name: total.moments.get(name, Moments()).merge(m) for name, m in part.moments.items()}
-            total = cls(total.rows + part.rows, values, moments)
+            values = {n: merge_counts(_both(total.values, n, c)) for n, c in part.values.items()}
+            moments = {n: total.moments.get(n, Moments()).merge(m) for n, m in part.moments.items()}
+            numbers = {n: merge_numbers(_both(total.numbers, n, c)) for n, c in part.numbers.items()}
+            total = cls(total.rows + part.rows, values, moments, numbers)
         return total
+
+
+def _both(total: Mapping[str, pl.DataFrame], name: str, more: pl.DataFrame) -> list[pl.DataFrame]:
+    return [total[name], more] if name in total else [more]
 
 
 def count_events(events: pl.DataFrame, plan: Plan, config: EtlConfig) -> Counts:
     """Counts of prepared training events."""
-    scaled = events.select(before_scaling(name, config.continuous[name].transforms) for name in plan.continuous)
-    return Counts(
-        rows=events.height,
-        values={name: count_values(events[name]) for name in plan.event_categorical},
-        moments={name: Moments.of(scaled[name]) for name in plan.continuous},
-    )
+    columns = continuous_columns(config)
+    scaled = events.select(before_scaling(name, columns[name].transforms) for name in plan.continuous)
+    values = {name: count_values(events[name]) for name in plan.event_categorical}
+    for name in plan.time:
+        ids = events.select(time_id(name, config.time.zone)).to_series()
+        values[name] = count_labels(ids, TIME_VALUES[name])
+    numbers = {}
+    for name in plan.bucketised:
+        boundaries = config.bucketise[name].boundaries
+        if boundaries is None:
+            numbers[name] = count_numbers(events[name])
+        else:
+            buckets = Buckets(boundaries)
+            ids = events.select(buckets.encode(name, bucket_name(name))).to_series()
+            values[bucket_name(name)] = count_labels(ids, buckets.labels.to_list())
+    moments = {
+        name: replace(Moments.of(scaled[name]), infinite=int(events[name].is_infinite().sum()))
+        for name in plan.continuous
+    }
+    return Counts(events.height, values, moments, numbers)

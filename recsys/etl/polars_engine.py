@@ -16,9 +16,11 @@ import numpy as np
 import polars as pl
 
 from recsys.config import RunConfig
-from recsys.errors import InputError, SchemaError
-from recsys.etl.events import Events, open_events
-from recsys.etl.plan import Plan
+from recsys.errors import ConfigError, InputError, SchemaError
+from recsys.etl.events import Events, open_events, read_parquet, to_microseconds
+from recsys.etl.grouping import INFINITE
+from recsys.etl.leakage import Leakage, summary, warm
+from recsys.etl.plan import Plan, number_columns
 from recsys.etl.split import (
     GROUP,
     SPLIT,
@@ -29,10 +31,12 @@ from recsys.etl.split import (
     group_column,
     group_expression,
 )
+from recsys.etl.split_sequences import SequenceSplit
+from recsys.etl.users import ORIGIN, merges_users
 from recsys.etl.windows import chunk_column
-from recsys.etl.workflow import CHUNK, Workflow
+from recsys.etl.workflow import CHUNK, Sequences, Workflow
 from recsys.runtime import atomic_folder, progress
-from recsys.schema import ITEM_ID, SESSION_ID, Schema
+from recsys.schema import ITEM_ID, SESSION_ID, TIMESTAMP, Schema
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,10 @@ class Preprocessed:
         rows = [{SPLIT: name, **_flat(self.report["splits"][name])} for name in SPLITS]
         return pl.DataFrame(rows)
 
+    def leakage(self) -> str:
+        """What train and test share that they should not, in one line."""
+        return summary(self.report["leakage"])
+
 
 def _flat(split: dict[str, Any]) -> dict[str, int]:
     return {name: value for name, value in split.items() if isinstance(value, int)}
@@ -61,8 +69,9 @@ def preprocess(
     workflow: Path | str | Workflow | None = None,
     commands: pl.DataFrame | None = None,
     overwrite: bool = False,
+    blank: Workflow | None = None,
 ) -> Preprocessed:
-    """Split by groups, fit on train, and write a sequence dataset.
+    """Split, fit on train, and write a sequence dataset.
 
     `out` holds schema.json, train/, val/, test/, workflow/, cleaning/ and report.json; it appears when all is
     written.
@@ -73,6 +82,7 @@ def preprocess(
         config: `split`, `etl` and `seed` are used; None: defaults.
         workflow: a fitted one (or its folder) instead of fitting; `config.etl` is then not used.
         commands: attributes of the items, for tables and frames (a folder brings its own).
+        blank: what to fit where no workflow is given: another engine's; None: ``Workflow(config)``.
 
     Raises:
         InputError, ConfigError, SchemaError: one line that names the place and the fix.
@@ -82,7 +92,7 @@ def preprocess(
     fitted = Workflow.load(Path(workflow)) if isinstance(workflow, str | Path) else workflow
     with atomic_folder(Path(out), replace=overwrite, markers=("schema.json", "report.json")) as folder:
         with tempfile.TemporaryDirectory(prefix=".buckets.", dir=folder) as work:
-            job = _Job.open(source, config, fitted, commands, Path(work))
+            job = _Job.open(source, config, fitted, commands, Path(work), blank)
             report = job.run(folder)
         job.workflow.schema.save(folder / "schema.json")
         job.workflow.save(folder / "workflow")
@@ -98,7 +108,7 @@ def preprocess(
 
 @dataclass
 class _Tally:
-    """What became of one split's events."""
+    """What became of one split's events; those that a sequence holds as mere context count apart."""
 
     groups: int = 0
     events_in: int = 0
@@ -106,6 +116,16 @@ class _Tally:
     sequences: int = 0
     dropped_events: dict[str, int] = field(default_factory=dict)
     dropped_sequences: dict[str, int] = field(default_factory=dict)
+    noted_events: dict[str, int] = field(default_factory=dict)  # kept, see `Sequences.noted`; context counts too
+
+    def add(self, made: Sequences, context: int) -> None:
+        """Count what was made of one part, of whose events `context` belong to other splits."""
+        self.events_in += made.rows_in - context
+        self.events_out += made.rows_out - context
+        self.sequences += made.frame.height
+        _merge(self.dropped_events, made.dropped_rows)
+        _merge(self.dropped_sequences, made.dropped_sequences)
+        _merge(self.noted_events, made.noted)
 
 
 @dataclass
@@ -118,7 +138,9 @@ class _Job:
     workflow: Workflow
     is_fitted: bool
     by: str
-    splits: SplitResult | None
+    splits: SplitResult | None  # a rule on groups: given, or assigned by `run`
+    cut: SequenceSplit | None = None  # a rule inside sequences, once its points in time are known
+    context: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     only: pl.DataFrame | None = None  # the prepared part where there is one part: no need to read it again
 
     @classmethod
@@ -129,13 +151,18 @@ class _Job:
         fitted: Workflow | None,
         commands: pl.DataFrame | None,
         work: Path,
+        blank: Workflow | None = None,
     ) -> "_Job":
-        workflow = fitted or Workflow(config)
-        numbers = list(workflow.config.continuous)
-        events = open_events(source, work, numbers)
+        workflow = fitted or blank or Workflow(config)
+        events = open_events(source, work, number_columns(workflow.config), config.split)
         if events.cleaning is not None and events.splits is None:
             fix = f"python -m data_processing.filter --events {events.name} --out DIR"
             raise InputError(f"{events.name}: reconstructed but not filtered yet; run {fix}")
+        if events.splits is not None and config.split.needs_events:
+            raise ConfigError(
+                f"split.rule: '{config.split.rule}', but {events.name} was split before it was cleaned (rule "
+                f"{events.splits.report.get('rule')}); give the plain table {events.name}/events instead"
+            )
         commands = events.commands if commands is None else commands
         if fitted is None:
             workflow.begin(events.columns, commands, events.name)
@@ -152,8 +179,15 @@ class _Job:
         rule = self.splits.report.get("rule") if self.splits else self.config.split.rule
         return rule == "document"
 
+    @property
+    def is_merged(self) -> bool:
+        """Whether sequences are users, whose sessions were brought together."""
+        return self.events.splits is None and merges_users(self.config.split, self.events.columns)
+
     def run(self, folder: Path) -> dict[str, Any]:
-        if self.splits is None:
+        if self.splits is None and self.config.split.cuts_sequences:
+            self.cut = SequenceSplit.fit(self.config.split, self.by, self._times)
+        elif self.splits is None:
             pairs = Occurrences()
             for frame in self._frames("Groups"):
                 pairs.add(frame.select(GROUP, ITEM_ID))
@@ -162,23 +196,37 @@ class _Job:
             for frame in self._frames("Fit"):
                 self.workflow.add(frame.filter(pl.col(SPLIT) == "train"))
             self.workflow.finish(self.commands, self.events.name)
-        tallies = self._write(folder)
-        return self._report(tallies)
+        tallies, leakage = self._write(folder)
+        return self._report(tallies, leakage, folder / "train")
+
+    def _times(self) -> Iterator[pl.Series]:
+        for part in self.events.parts:
+            yield to_microseconds(read_parquet(part)[TIMESTAMP])
 
     def _frames(self, what: str) -> Iterator[pl.DataFrame]:
         """Prepared parts, with the columns `group` and, once assigned, `split`."""
         plan = self.workflow.plan
-        frames = self.events.frames(plan.read(self.events.columns), plan.numbers)
+        wanted = plan.read(self.events.columns) + ([ORIGIN] if self.is_merged else [])
+        frames = self.events.frames(wanted, plan.numbers)
         if self.only is not None:
             yield self._marked(self.only)
             return
         for frame in progress(frames, what, total=len(self.events.parts), unit="part"):
-            prepared = self.workflow.prepare(frame, self.events.name)
+            prepared = self._prepared(frame)
             if len(self.events.parts) == 1:
                 self.only = prepared
             yield self._marked(prepared)
 
+    def _prepared(self, frame: pl.DataFrame) -> pl.DataFrame:
+        if not self.is_merged:
+            return self.workflow.prepare(frame, self.events.name)
+        # Equal times of two sessions in the order of their names, not of the parts that they were read from.
+        frame = frame.sort(SESSION_ID, TIMESTAMP, ORIGIN, maintain_order=True)
+        return self.workflow.prepare(frame, self.events.name).with_columns(frame[ORIGIN])
+
     def _marked(self, frame: pl.DataFrame) -> pl.DataFrame:
+        if self.cut is not None:
+            return self.cut.mark(frame)
         chunk = self.workflow.config.chunk
         if self.is_document and self.events.splits is None and chunk is not None:
             # The paper cuts first and splits the pieces.
@@ -206,44 +254,68 @@ class _Job:
             raise InputError(f"{self.events.name}: session '{name}' lies in two parts; clean the logs anew")
         return np.concatenate([seen, hashes])
 
-    def _write(self, folder: Path) -> dict[str, _Tally]:
+    def _write(self, folder: Path) -> tuple[dict[str, _Tally], Leakage]:
         tallies = {name: _Tally() for name in SPLITS}
-        groups = self.splits.report.get("groups", {}) if self.splits else {}
         written = dict.fromkeys(SPLITS, 0)
         for name in SPLITS:
             (folder / name).mkdir()
-            tallies[name].groups = int(groups.get(name, 0))
-        empty = None
+        empty: dict[str, pl.DataFrame] = {}
+        leakage: Leakage | None = None
         seen = np.zeros(0, dtype=np.uint64)
         for frame in self._frames("Sequences"):
             seen = self._whole_sessions(frame, seen)
+            leakage = leakage or Leakage(frame.columns, CHUNK if CHUNK in frame.columns else None)
+            leakage.add(frame)
+            if self.cut is not None:
+                self.cut.count(frame)
             for name in SPLITS:
-                rows = frame.filter(pl.col(SPLIT) == name).drop(GROUP, SPLIT)
-                made = self.workflow.sequences(rows, training=name == "train")
-                _add(tallies[name], made.rows_in, made.rows_out, made.frame.height)
-                _merge(tallies[name].dropped_events, made.dropped_rows)
-                _merge(tallies[name].dropped_sequences, made.dropped_sequences)
-                empty = made.frame.clear() if empty is None else empty
-                if made.frame.height:
-                    made.frame.write_parquet(folder / name / f"part-{written[name]:05d}.parquet")
+                made = self._sequences(frame, name, tallies[name], leakage)
+                empty.setdefault(name, made.clear())
+                if made.height:
+                    made.write_parquet(folder / name / f"part-{written[name]:05d}.parquet")
                     written[name] += 1
         for name in SPLITS:
-            if not written[name] and empty is not None:
-                empty.write_parquet(folder / name / "part-00000.parquet")
+            if not written[name]:
+                empty[name].write_parquet(folder / name / "part-00000.parquet")
         if self.is_document:
             shutil.rmtree(folder / "test")
             shutil.copytree(folder / "val", folder / "test")
-        return tallies
+        assert leakage is not None
+        return tallies, leakage
 
-    def _report(self, tallies: dict[str, _Tally]) -> dict[str, Any]:
+    def _sequences(self, frame: pl.DataFrame, name: str, tally: _Tally, leakage: Leakage) -> pl.DataFrame:
+        """What one split makes of a part."""
+        own = pl.col(SPLIT) == name
+        rows = frame.filter(own) if self.cut is None else self.cut.rows(frame, name)
+        leakage.add_sequences(name, rows)
+        made = self.workflow.sequences(rows.drop(GROUP, SPLIT, ORIGIN, strict=False), training=name == "train")
+        if self.cut is None or name == "train":
+            tally.add(made, 0)
+            return made.frame
+        context = rows.height - int(rows.select(own.sum()).item())
+        tally.add(made, context)
+        self.context[name] += context
+        starts = self.cut.scored_from(rows, name)
+        return made.frame.join(starts, on=SESSION_ID, how="left", maintain_order="left")
+
+    def _report(self, tallies: dict[str, _Tally], leakage: Leakage, train: Path) -> dict[str, Any]:
+        shared = leakage.report(train)
+        split = self._split_report(shared)
+        for name, tally in tallies.items():
+            tally.groups = int(split.get("groups", {}).get(name, 0))
         splits = {name: dict(vars(tally)) for name, tally in tallies.items()}
+        if self.cut is not None:
+            for name in SPLITS:
+                splits[name]["context_events"] = self.context[name]
         config = self.workflow.config
         report: dict[str, Any] = {
+            "engine": self.workflow.engine,
             "events_in": sum(t.events_in for t in tallies.values()),
             "events_out": sum(t.events_out for t in tallies.values()),
             "dropped": _totals(tallies),
             "splits": splits,
-            "split": self.splits.report if self.splits else {},
+            "split": split,
+            "leakage": shared,
             "chunk": config.chunk.model_dump() if config.chunk else None,
             "newest": config.newest,
             "min_length": config.min_length,
@@ -256,11 +328,21 @@ class _Job:
             splits["test"] = dict(splits["val"])
         return report
 
+    def _split_report(self, shared: dict[str, Any]) -> dict[str, Any]:
+        if self.cut is None:
+            return self.splits.report if self.splits else {}
+        report = self.cut.report()
+        return report | {"warm": warm(shared)} if self.config.split.rule == "time" else report
+
     def _warnings(self, tallies: dict[str, _Tally]) -> list[str]:
         found = list(self.workflow.warnings)
         for name, tally in tallies.items():
             if not tally.sequences and not (name == "test" and self.is_document):
                 found.append(f"the {name} split is empty")
+            for reason, number in tally.noted_events.items():
+                if reason.startswith(INFINITE) and (name != "train" or self.is_fitted):
+                    column = reason.partition(":")[2]
+                    found.append(f"column '{column}' has {number} infinite values in {name}; they are taken as missing")
         return found
 
 
@@ -271,12 +353,6 @@ def _require_columns(events: Events, plan: Plan) -> None:
                 f"{events.name}: column '{column}' is missing, which the given workflow was fitted with; "
                 f"columns: {', '.join(events.columns)}"
             )
-
-
-def _add(tally: _Tally, events_in: int, events_out: int, sequences: int) -> None:
-    tally.events_in += events_in
-    tally.events_out += events_out
-    tally.sequences += sequences
 
 
 def _merge(total: dict[str, int], more: dict[str, int]) -> None:

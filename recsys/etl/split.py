@@ -1,7 +1,7 @@
 """Which group (user or session) belongs to train, validation or test, decided before anything is fitted.
 
 Every rule is deterministic by seed and independent of the order of rows: groups are sorted, then ordered by a
-hash of seed and name.
+hash of seed and name. The rules that cut inside sequences (leave_last, time, position) are in `split_sequences`.
 
 =========== =================================================================================================
 rule        groups
@@ -37,6 +37,12 @@ TRAIN, VALIDATION, TEST = range(3)
 DOCUMENT_VALIDATION_SHARE = 0.15  # of the groups that no item has claimed (section 4.8)
 CANDIDATES, PARTNERS = 16, 8  # swaps tried for one missing item
 COSTS = np.array([10, 1, 2])  # of an item that train, validation, test lack: untrained it can only be missed
+_PARAMETERS = {  # of each rule, as a report names them
+    "share": ("test_share", "validation_share", "coverage"),
+    "every_nth": ("every", "validation_share", "coverage"),
+    "list": ("validation_share", "coverage"),
+    "document": (),
+}
 LISTED = 1000  # uncovered items named in a report; the rest is a number
 
 
@@ -81,7 +87,7 @@ def load_splits(folder: Path) -> SplitResult:
 def group_column(config: SplitConfig, columns: Sequence[str], source: object = "events") -> str:
     """The column that holds the groups: `config.by`, else the user if there is one, else the session."""
     if config.by is None:
-        return USER_ID if USER_ID in columns and config.rule != "document" else SESSION_ID
+        return USER_ID if USER_ID in columns and config.rule not in ("document", "position") else SESSION_ID
     if config.by not in columns:
         raise missing_column(source, config.by, columns)
     return config.by
@@ -108,12 +114,13 @@ def assign_splits(occurrences: pl.DataFrame, config: SplitConfig, by: str | None
     for column in (GROUP, ITEM_ID):
         if column not in occurrences.columns:
             raise missing_column("occurrences", column, occurrences.columns)
+    if config.cuts_sequences:
+        raise ConfigError(f"split.rule: '{config.rule}' cuts inside groups, which `recsys preprocess` does on events")
     table = _Table.build(occurrences)
     split = _RULES[config.rule](table, config)
     found = table.uncovered(split, with_test=config.rule != "document")
     report: dict[str, Any] = {"by": by or config.by or USER_ID, "rule": config.rule, "seed": config.seed}
-    if config.rule == "every_nth":
-        report["every"] = config.every
+    report |= {name: getattr(config, name) for name in _PARAMETERS[config.rule]}
     if config.rule == "document":
         report["note"] = "no test set of its own: test = val; pieces of one session may fall on both sides"
     total = max(1, len(table.groups))

@@ -1,7 +1,6 @@
-"""A fitted workflow on disk: workflow.json, items.parquet and unique.<column>.parquet (NVTabular's shape)."""
+"""A fitted workflow on disk: workflow.json, items.parquet, unique.<column>.parquet and schema.pbtxt (Merlin's shapes)."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +8,18 @@ import polars as pl
 
 from recsys.config import EtlConfig, parse
 from recsys.errors import SchemaError, missing_column, one_line
-from recsys.etl.operators import COUNT, Scaling, Vocabulary
-from recsys.etl.plan import Plan
-from recsys.schema import FIRST_ID, ITEM_ID, Schema, Scope
+from recsys.etl.fitted import Fitted, vocabulary_file
+from recsys.etl.merlin import write_schema_pbtxt
+from recsys.etl.operators import COUNT, Buckets, Scaling, Vocabulary
+from recsys.etl.plan import Plan, continuous_columns
+from recsys.schema import FIRST_ID, ITEM_ID, TIMESTAMP, Column, Kind, Schema, Scope
 
 VERSION = 1
 WORKFLOW_FILE = "workflow.json"
 ITEMS_FILE = "items.parquet"
 
 
-def vocabulary_file(column: str) -> str:
-    """Name of the file that holds the values of `column`, in id order."""
-    return f"unique.{column}.parquet"
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """All that a fitted workflow is."""
-
-    config: EtlConfig
-    seed: int
-    plan: Plan
-    vocabularies: dict[str, Vocabulary]
-    scalings: dict[str, Scaling]
-    items: pl.DataFrame
-
-
-def save(folder: Path, fitted: Fitted, schema: Schema) -> None:
+def save(folder: Path, fitted: Fitted) -> None:
     """Write `fitted` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabularies = fitted.vocabularies
@@ -43,12 +27,14 @@ def save(folder: Path, fitted: Fitted, schema: Schema) -> None:
         size = vocabulary.counts.rename(f"{name}_size")
         pl.DataFrame([vocabulary.values.rename(name), size]).write_parquet(folder / vocabulary_file(name))
     fitted.items.write_parquet(folder / ITEMS_FILE)
+    write_schema_pbtxt(fitted.schema, folder)
     values = {
         "version": VERSION,
         "seed": fitted.seed,
         "config": fitted.config.model_dump(mode="json"),
         "reserved_counts": {n: {"null": v.null_count, "oov": v.oov_count} for n, v in vocabularies.items()},
-        "schema": schema.model_dump(mode="json"),
+        "number_counts": {n: {"missing": s.missing, "infinite": s.infinite} for n, s in fitted.scalings.items()},
+        "schema": fitted.schema.model_dump(mode="json"),
     }
     text = json.dumps(values, indent=2, ensure_ascii=False)
     (folder / WORKFLOW_FILE).write_text(text + "\n", encoding="utf-8")
@@ -65,31 +51,42 @@ def load(folder: Path) -> Fitted:
             raise SchemaError(f"{path}: version {values['version']}; this program reads version {VERSION}")
         config = parse(EtlConfig, values["config"], path)
         schema = Schema.model_validate(values["schema"])
-        seed, reserved = int(values["seed"]), values["reserved_counts"]
+        seed, reserved, numbers = int(values["seed"]), values["reserved_counts"], values["number_counts"]
+        scalings = {c.name: _scaling(c, config, numbers[c.name]) for c in schema.select(kind=Kind.CONTINUOUS)}
     except SchemaError:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise SchemaError(f"{path}: not a saved workflow: {one_line(error)}") from error
-    vocabularies, scalings = {}, {}
-    for column in schema.columns:
-        if column.vocabulary is not None:
-            vocabulary = _load_vocabulary(folder, column.name, reserved.get(column.name, {}))
-            if vocabulary.sha256 != column.vocabulary_sha256:
-                file = folder / vocabulary_file(column.name)
-                raise SchemaError(f"{file}: other values than workflow.json was saved with")
-            vocabularies[column.name] = vocabulary
-        elif column.name in config.continuous:
-            numbers = column.statistics
-            transforms = config.continuous[column.name].transforms
-            scalings[column.name] = Scaling(list(transforms), numbers["mean"], numbers["std"])
-    plan = Plan(
-        event_categorical=[c.name for c in schema.columns if c.vocabulary and c.scope is Scope.EVENT],
-        item_categorical=[c.name for c in schema.columns if c.vocabulary and c.scope is Scope.ITEM],
-        continuous=list(scalings),
-        has_description=any(c.scope is Scope.ITEM and not c.vocabulary for c in schema.columns),
-    )
+    vocabularies = {}
+    for column in schema.select(kind=Kind.CATEGORICAL):
+        vocabulary = _load_vocabulary(folder, column, reserved.get(column.name, {}))
+        if vocabulary.sha256 != column.vocabulary_sha256:
+            file = folder / vocabulary_file(column.name)
+            raise SchemaError(f"{file}: other values than workflow.json was saved with")
+        vocabularies[column.name] = vocabulary
+    plan = _plan(schema)
     items = _load_items(folder / ITEMS_FILE, plan, vocabularies)
-    return Fitted(config, seed, plan, vocabularies, scalings, items)
+    made = (c for c in schema.columns if c.boundaries is not None and c.source is not None)
+    buckets = {str(c.source): Buckets(c.boundaries or []) for c in made}
+    return Fitted(config, seed, plan, vocabularies, scalings, items, buckets)
+
+
+def _scaling(column: Column, config: EtlConfig, counts: dict[str, int]) -> Scaling:
+    transforms, numbers = continuous_columns(config)[column.name].transforms, column.statistics
+    return Scaling(list(transforms), numbers["mean"], numbers["std"], counts["missing"], counts["infinite"])
+
+
+def _plan(schema: Schema) -> Plan:
+    events = schema.select(kind=Kind.CATEGORICAL, scope=Scope.EVENT)
+    return Plan(
+        event_categorical=[c.name for c in events if c.source is None],
+        item_categorical=[c.name for c in schema.select(kind=Kind.CATEGORICAL, scope=Scope.ITEM)],
+        continuous=[c.name for c in schema.select(kind=Kind.CONTINUOUS)],
+        time=[c.name for c in events if c.source == TIMESTAMP],
+        bucketised=[str(c.source) for c in events if c.boundaries is not None],
+        event_text=[c.name for c in schema.select(kind=Kind.TEXT, scope=Scope.EVENT)],
+        item_text=[c.name for c in schema.select(kind=Kind.TEXT, scope=Scope.ITEM)],
+    )
 
 
 def _read(path: Path, columns: list[str]) -> pl.DataFrame:
@@ -105,8 +102,8 @@ def _read(path: Path, columns: list[str]) -> pl.DataFrame:
     return table
 
 
-def _load_vocabulary(folder: Path, name: str, reserved: dict[str, Any]) -> Vocabulary:
-    path = folder / vocabulary_file(name)
+def _load_vocabulary(folder: Path, column: Column, reserved: dict[str, Any]) -> Vocabulary:
+    name, path = column.name, folder / vocabulary_file(column.name)
     table = _read(path, [name, f"{name}_size"])
     values = table[name].cast(pl.String)
     if values.null_count():
@@ -116,9 +113,8 @@ def _load_vocabulary(folder: Path, name: str, reserved: dict[str, Any]) -> Vocab
         row = int((~values.is_first_distinct()).arg_true()[0])
         raise SchemaError(f"{path}: row {row + 1}: {values[row]!r} stands twice; an id must be one value's")
     counts = table[f"{name}_size"].cast(pl.Int64)
-    return Vocabulary(
-        values.alias("value"), counts.alias(COUNT), int(reserved.get("null", 0)), int(reserved.get("oov", 0))
-    )
+    nulls, unknown = int(reserved.get("null", 0)), int(reserved.get("oov", 0))
+    return Vocabulary(values.alias("value"), counts.alias(COUNT), nulls, unknown, column.hash_buckets)
 
 
 def _load_items(path: Path, plan: Plan, vocabularies: dict[str, Vocabulary]) -> pl.DataFrame:

@@ -36,7 +36,7 @@ def chunk_lengths(lengths: np.ndarray, seeds: np.ndarray, config: ChunkConfig) -
     spread = np.uint64(config.max_items - config.min_items + 1)
     golden, all_bits = 0x9E3779B97F4A7C15, (1 << 64) - 1
     while (left > 0).any():
-        chance = _mix(seeds + np.uint64((len(drawn) + 1) * golden & all_bits))
+        chance = mix64(seeds + np.uint64((len(drawn) + 1) * golden & all_bits))
         size = np.minimum(config.min_items + (chance % spread).astype(np.int64), left)
         size = np.where(left - size < config.min_items, left, size)
         drawn.append(size)
@@ -45,7 +45,7 @@ def chunk_lengths(lengths: np.ndarray, seeds: np.ndarray, config: ChunkConfig) -
     return [row[row > 0] for row in table]
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
+def mix64(x: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): 64 well-mixed bits from 64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

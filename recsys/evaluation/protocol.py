@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from recsys.cleaning.workflows import WORKFLOWS_FILE, Workflows
 from recsys.config import EvaluationConfig
 from recsys.data.dataset import SequenceDataset
+from recsys.data.flatten import SCORED_FROM
 from recsys.errors import InputError
 from recsys.evaluation.ranking import Positions, Ranked
 from recsys.inference.run import LoadedRun
@@ -18,11 +20,13 @@ from recsys.schema import ITEM_ID, SESSION_ID, USER_ID
 LEVEL = 0.95
 
 
-def groups(dataset: SequenceDataset) -> np.ndarray:
+def groups(dataset: SequenceDataset) -> pl.Series:
     """``[S]`` what is resampled as a whole: each sequence's user, or its session where the user is not known."""
-    pairs = zip(dataset.groups, dataset.keys, strict=True)
-    names = [f"session {key}" if group is None else group for group, key in pairs]
-    return np.asarray(names, dtype=str)
+    names = dataset.groups.series()
+    if not names.null_count():
+        return names
+    keys = dataset.keys.series()
+    return pl.select(pl.coalesce(names, pl.lit("session ") + keys)).to_series()
 
 
 def dataset_source(data: Path, split: str) -> dict[str, Any]:
@@ -42,7 +46,7 @@ def dataset_source(data: Path, split: str) -> dict[str, Any]:
 
 def events_source(dataset: SequenceDataset) -> dict[str, Any]:
     """Hash of sequences in memory: sessions, lengths and all event columns."""
-    digest = hashlib.sha256("\0".join(dataset.keys).encode())
+    digest = hashlib.sha256("\0".join(map(str, dataset.keys)).encode())
     digest.update(dataset.offsets.astype("<i8").tobytes())
     for name in sorted(dataset.columns):
         digest.update(np.ascontiguousarray(dataset.columns[name]).tobytes())
@@ -68,6 +72,7 @@ def describe(
 ) -> dict[str, Any]:
     """The `protocol` part of metrics.json."""
     item = run.schema.item()
+    scored = "" if dataset.scored_from is None else f", of the events from {SCORED_FROM} on"
     return {
         "ranking": "full catalogue, reserved ids removed",
         "catalogue": item.num_values(),
@@ -79,10 +84,10 @@ def describe(
         "ties": "against the model: rank = 1 + other candidates with a score at least as high",
         "unknown_targets": "misses",
         "positions": {
-            "all": "every event with at least one event before it in its session",
-            "last": "the last event of each session of at least two",
+            "all": f"every event with at least one event before it in its session{scored}",
+            "last": f"the last event of each session of at least two{scored}",
         },
-        "groups": USER_ID if dataset.groups != dataset.keys else SESSION_ID,
+        "groups": SESSION_ID if dataset.groups is dataset.keys else USER_ID,
         "bootstrap": {
             "samples": config.bootstrap_samples,
             "level": LEVEL,
@@ -122,7 +127,7 @@ def _counts(
     counts: dict[str, Any] = {
         "sessions": len(dataset),
         "scored_sessions": int(positions.is_last.sum()),
-        "groups": len(np.unique(groups(dataset))),
+        "groups": groups(dataset).n_unique(),
         "events": len(dataset.items),
         "positions": {"all": len(positions), "last": int(positions.is_last.sum())},
         "unknown_targets": {"all": int(unknown.sum()), "last": int((unknown & positions.is_last).sum())},

@@ -25,7 +25,7 @@ LIST = 10
 
 @dataclass(frozen=True)
 class Positions:
-    """Every event with at least one event before it in its sequence.
+    """Every event with at least one event before it in its sequence, from `scored_from` on where the dataset has it.
 
     Attributes:
         event: ``[P]`` index into the dataset's flat arrays, ascending.
@@ -44,12 +44,12 @@ class Positions:
     @classmethod
     def of(cls, dataset: SequenceDataset) -> Self:
         """All positions of a dataset."""
-        lengths = dataset.lengths
-        rows = np.repeat(np.arange(len(dataset)), lengths)
-        place = np.arange(len(rows)) - np.repeat(dataset.offsets[:-1], lengths)
-        event = np.flatnonzero(place >= 1)
-        is_last = place[event] == lengths[rows[event]] - 1
-        return cls(event, rows[event], place[event], is_last, dataset.items[event].astype(np.int64))
+        scored = dataset.first_scored
+        counts = np.maximum(dataset.lengths - scored, 0)
+        row = np.repeat(np.arange(len(dataset)), counts)
+        before = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts) + scored[row]
+        event = dataset.offsets[row] + before
+        return cls(event, row, before, event == dataset.offsets[row + 1] - 1, dataset.items[event].astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.event)
@@ -95,7 +95,8 @@ def rank_model(
     positions = Positions.of(dataset)
     slot = np.full(len(dataset.items), -1, dtype=np.int64)
     slot[positions.event] = np.arange(len(positions))
-    windows, whole = evaluation_windows(dataset, max_length, "all")
+    windows = evaluation_windows(dataset, max_length, "all")
+    assert windows.label_from is not None
     order = np.argsort(-windows.lengths, kind="stable")  # windows of one sequence stay together: see hidden_states
     ranked, visits = Ranked.empty(len(positions)), np.zeros(len(positions), dtype=np.int64)
     was_training = model.training
@@ -105,8 +106,9 @@ def rank_model(
         start, length = windows.start[batch], windows.lengths[batch] - 1  # without the label-only event
         hidden = hidden_states(model, dataset, start, length)  # [B, T, H]
         steps = np.arange(hidden.shape[1])[None, :]
-        labelled = (steps < length[:, None]) & (whole[batch][:, None] | (steps == length[:, None] - 1))  # [B, T]
-        slots = slot[(start[:, None] + steps + 1)[labelled]]  # [P_b]
+        event = start[:, None] + steps + 1  # what follows each step, [B, T]
+        labelled = (steps < length[:, None]) & (event >= windows.label_from[batch][:, None])
+        slots = slot[event[labelled]]  # [P_b]
         visits[slots] += 1
         _rank_hidden(model, dataset, positions, slots, hidden[torch.from_numpy(labelled)], seen, ranked)
     model.train(was_training)

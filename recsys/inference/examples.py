@@ -121,13 +121,13 @@ def examples(
         source, folder = str(dataset), Path(dataset)
         dataset = SequenceDataset.load(folder, "test")
     loaded.require_data(dataset.schema, source)
-    rows = np.flatnonzero(dataset.lengths >= 2)
+    rows = np.flatnonzero(dataset.lengths > dataset.first_scored)
     if not len(rows):
         raise InputError(f"{source}: no sequence of at least two events to show")
     rng = np.random.default_rng(seed)
     row = rng.permutation(rows)[:n]
     # At least four events of history where there are as many: shorter ones show little.
-    least = np.minimum(4, dataset.lengths[row] - 1)
+    least = np.maximum(np.minimum(4, dataset.lengths[row] - 1), dataset.first_scored[row])
     stop = dataset.offsets[row] + rng.integers(least, dataset.lengths[row])
     ids, _, probabilities = next_items(loaded, dataset, stop, k, row=row)
     names = [UNKNOWN if name is None else name for name in loaded.item_names]
@@ -136,5 +136,5 @@ def examples(
         begin = int(dataset.offsets[r])
         history = [names[item] for item in dataset.items[max(begin, end - shown) : end]]
         top = [(names[item], float(p)) for item, p in zip(ids[i], probabilities[i], strict=True) if item >= 0]
-        found.append(Example(dataset.keys[r], end - begin, history, names[dataset.items[end]], top))
+        found.append(Example(str(dataset.keys[r]), end - begin, history, names[dataset.items[end]], top))
     return Examples(found)

@@ -58,7 +58,7 @@ def recommend(
     rows, places = np.nonzero(ids >= 0)
     return pl.DataFrame(
         {
-            SESSION_ID: [dataset.keys[r] for r in rows],
+            SESSION_ID: dataset.keys.take(rows),
             "rank": places + 1,
             ITEM_ID: [names[i] for i in ids[rows, places]],
             "score": scores[rows, places],

@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recsys.cleaning.funnel import Funnel
 from recsys.cleaning.pipeline import clean_logs
 from recsys.cleaning.profile import Profile, load_profile
 from recsys.cleaning.rules import Rules
@@ -23,7 +24,7 @@ from recsys.etl import open_events
 from recsys.etl.events import REQUIRED, SUFFIXES
 from recsys.inference.run import LoadedRun
 from recsys.runtime import note
-from recsys.schema import SESSION_ID, USER_ID
+from recsys.schema import SESSION_ID
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class NewSequences:
     Attributes:
         dataset: the sequences.
         emptied: what a raw log names and cleaning left without an event, by unit: `session`, or `user` where the log
-            has no sessions (and `session` then counts those before the last one kept of a user).
+            has no sessions (`session` then counts those that come from gaps).
     """
 
     dataset: SequenceDataset
@@ -77,6 +78,8 @@ def read_sequences(
 
 def _transform(run: LoadedRun, events: Path | pl.DataFrame, name: str) -> pl.DataFrame:
     plan = run.workflow.plan
+    if isinstance(events, pl.DataFrame):  # a workflow's constituents are no feature, and no plain column either
+        events = events.select(c for c in plan.read(events.columns) if c in events.columns)
     with tempfile.TemporaryDirectory(prefix="recsys.") as work:
         opened = open_events(events, Path(work), plan.numbers)
         for column in plan.required:
@@ -117,18 +120,11 @@ def _clean_log(
             keys.append(frame[key].drop_nulls().unique())
             yield frame
 
-    try:
-        events = clean_logs(noted(), profile, rules)
-    except InputError as error:
-        what = str(error)
-        if not what.startswith("logs: "):  # what `clean_logs` calls frames, which have no name of their own
-            raise
-        raise InputError(f"{logs}: {what.removeprefix('logs: ')}") from error
+    funnel = Funnel()
+    events = clean_logs(noted(), profile, rules, funnel=funnel, source=str(logs))
     emptied = {key.removesuffix("_id"): pl.concat(keys).n_unique() - events[key].n_unique()}
-    if key == USER_ID:
-        number = pl.col(SESSION_ID).str.extract(r"-(\d+)$").cast(pl.Int64)
-        users = events.group_by(USER_ID).agg(number.max() - pl.col(SESSION_ID).n_unique())
-        emptied["session"] = int(users[SESSION_ID].sum())
+    if key != SESSION_ID:
+        emptied["session"] = funnel.stages["sessions"].facts["sessions"] - events[SESSION_ID].n_unique()
     return events, {unit: number for unit, number in emptied.items() if number}
 
 

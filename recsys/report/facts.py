@@ -165,6 +165,13 @@ def _split_sentence(split: Mapping[str, Any]) -> str:
     if "by" not in split:
         return ""
     unit = {"user_id": "user", "session_id": "session"}.get(str(split.get("by")), str(split.get("by")))
+    if "sequence" in split:
+        names = ("k", "validation_from", "test_from", "validation_share", "test_share")
+        given = ", ".join(f"{name.replace('_', ' ')} {split[name]}" for name in names if name in split)
+        return (
+            f"Each {unit} is one sequence, cut by the rule “{split.get('rule')}” ({given}): training sees its earlier "
+            "events; validation and test read them as history and score the later ones only."
+        )
     every = f" (every {split['every']}th)" if "every" in split else ""
     return (
         f"Whole groups (each {unit}) go to one split, by the rule “{split.get('rule')}”{every} with seed "

@@ -3,18 +3,44 @@
 Windows are drawn anew each epoch, so epochs differ slightly in their number of batches. The trainer therefore sees one
 long epoch: the stream numbers the batches of all epochs through, and a batch depends on (seed, number) alone. Rank r
 of W takes the batches r, W + r, 2 W + r, ...; a run resumed at a step starts at that step's number.
+
+An epoch takes memory of some 24 bytes a sequence and 4 bytes a window (12 while it is shuffled), nothing per event.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import overload
 
 import numpy as np
 
 from recsys.config import TrainingConfig
 from recsys.data.dataset import SequenceDataset, Windows
-from recsys.data.windows import epoch_batches, training_windows
+from recsys.data.windows import Batches, EpochWindows, count_batches, epoch_batches, training_windows
 from recsys.errors import InputError
+
+
+@dataclass(frozen=True)
+class Epoch(Sequence[Windows]):
+    """The batches of one epoch, each made when it is asked for."""
+
+    windows: EpochWindows
+    batches: Batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    @overload
+    def __getitem__(self, index: int) -> Windows: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Epoch": ...
+
+    def __getitem__(self, index: int | slice) -> "Windows | Epoch":
+        if isinstance(index, slice):
+            return Epoch(self.windows, self.batches[index])
+        return self.windows[self.batches[index]]
 
 
 @dataclass(frozen=True)
@@ -26,23 +52,38 @@ class BatchStream:
     config: TrainingConfig
     seed: int
 
-    def epoch(self, number: int) -> list[Windows]:
+    def epoch(self, number: int) -> Sequence[Windows]:
         """The batches of one epoch, a function of (seed, number)."""
-        rng = np.random.default_rng([self.seed, number])
-        windows = training_windows(self.dataset, self.max_length, self.config.windows, rng)
-        batches = epoch_batches(windows, rng, self.config.batch_size, self.config.batch_events)
-        if not batches:
-            raise InputError("split 'train': no sequence has two events, so there is nothing to predict")
-        return [windows[chosen] for chosen in batches]
+        windows, rng = self._windows(number)
+        return Epoch(windows, epoch_batches(windows, rng, self.config.batch_size, self.config.batch_events))
 
-    def from_batch(self, start: int) -> Iterator[Windows]:
-        """Batches from number `start` on, without end."""
+    def num_batches(self, number: int) -> int:
+        """``len(epoch(number))``, without shuffling where the batches' size alone decides it."""
+        if self.config.batch_events is not None:
+            return len(self.epoch(number))
+        return count_batches(len(self._windows(number)[0]), self.config.batch_size)
+
+    def from_batch(self, start: int, step: int = 1) -> Iterator[Windows]:
+        """Every `step`-th batch from number `start` on, without end; those between are not made."""
         number = 0
+        while start and start >= (size := self.num_batches(number)):
+            start -= size
+            number += 1
         while True:
             batches = self.epoch(number)
-            yield from batches[start:]
-            start = max(0, start - len(batches))
+            taken = range(start, len(batches), step)
+            for at in taken:
+                yield batches[at]
+            start += len(taken) * step - len(batches)
             number += 1
+            del batches  # before the next epoch's are made
+
+    def _windows(self, number: int) -> tuple[EpochWindows, np.random.Generator]:
+        rng = np.random.default_rng([self.seed, number])
+        windows = training_windows(self.dataset, self.max_length, self.config.windows, rng)
+        if not len(windows):
+            raise InputError("split 'train': no sequence has two events, so there is nothing to predict")
+        return windows, rng
 
 
 @dataclass(frozen=True)
@@ -80,15 +121,15 @@ def plan_run(stream: BatchStream, config: TrainingConfig, ranks: int) -> Plan:
     ends: list[int] = []
     if config.max_steps > 0:
         while not ends or ends[-1] < config.max_steps * step_batches:
-            ends.append((ends[-1] if ends else 0) + len(stream.epoch(len(ends))))
+            ends.append((ends[-1] if ends else 0) + stream.num_batches(len(ends)))
         return Plan(config.max_steps, step_batches, ends)
     whole = int(config.epochs)
     total = 0
     for number in range(whole):
-        total += len(stream.epoch(number))
+        total += stream.num_batches(number)
         ends.append(total)
     if config.epochs > whole:
-        last = len(stream.epoch(whole))
+        last = stream.num_batches(whole)
         ends.append(total + last)
         total += max(1, round((config.epochs - whole) * last))
     return Plan(-(-total // step_batches), step_batches, ends)
@@ -107,8 +148,4 @@ class RankBatches:
         return self.batches
 
     def __iter__(self) -> Iterator[Windows]:
-        stream = self.stream.from_batch(self.rank)
-        for _ in range(self.batches):
-            yield next(stream)
-            for _ in range(self.ranks - 1):
-                next(stream)
+        yield from islice(self.stream.from_batch(self.rank, self.ranks), self.batches)

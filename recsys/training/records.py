@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from recsys.config import RunConfig
+from recsys.nn.pretrained import describe_table
 from recsys.run_directory import dataset_fingerprint
 from recsys.runtime import environment
 
 
 def describe_environment(config: RunConfig, dataset: Path) -> dict[str, Any]:
-    """Contents of environment.json: versions, command line, seed, data."""
+    """Contents of environment.json: versions, command line, seed, data, and the text table where one is read."""
+    table = config.model.inputs.text_table
     return {
         "versions": environment(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "seed": config.seed,
         "dataset": {"path": str(dataset), "sha256": dataset_fingerprint(dataset)},
+        **({"text_table": describe_table(Path(table))} if table is not None else {}),
     }
 
 

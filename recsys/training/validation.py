@@ -1,12 +1,12 @@
 """Quality on the validation split while training: the protocol's figures over the positions that come cheap.
 
-Every sequence's first window is scored at all of its positions; positions beyond `max_length`, which each need a window
-of their own, are left to `recsys.evaluation`, which gives the figures to report.
+Every sequence's first window is scored: all of its positions, from `scored_from` on where the split has it. Positions
+beyond `max_length`, which each need a window of their own, are left to `recsys.evaluation` (but for the first that is
+scored, where that one lies beyond), which gives the figures to report.
 """
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,8 +39,7 @@ class Validator:
     @torch.no_grad()
     def __call__(self, model: Recommender, rank: int = 0, ranks: int = 1) -> dict[str, float]:
         """Mean item loss over known targets, and recall@10 and ndcg@10 over all targets (unknown ones are misses)."""
-        windows, first = evaluation_windows(self.dataset, self.max_length, "all")
-        windows = windows[np.flatnonzero(first)[rank::ranks]]
+        windows = evaluation_windows(self.dataset, self.max_length, "first")[rank::ranks]
         head = model.heads[model.item]
         assert isinstance(head, CatalogueHead)
         collate = Collator(self.dataset, [model.item], lambda ids, lengths: causal(ids, lengths)[:2], True)

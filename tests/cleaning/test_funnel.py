@@ -19,6 +19,14 @@ def test_parts_add_up():
     ]
 
 
+def test_hidden_rows_are_counted_as_gone_and_stay():
+    funnel = Funnel()
+    reason = pl.Series(["a", None, "b"], dtype=pl.String)
+    kept = funnel.drop("noise", pl.DataFrame({"x": [1, 2, 3]}), reason, hidden=pl.Series([False, False, True]))
+    assert kept["x"].to_list() == [2, 3]
+    assert funnel.to_list() == [{"stage": "noise", "rows_in": 3, "rows_out": 1, "removed": {"a": 1, "b": 1}}]
+
+
 def test_a_sum_that_is_wrong_stops():
     with pytest.raises(AssertionError, match="stage x: 5 rows in, 3 out, 1 removed"):
         Funnel().count("x", 5, 3, {"a": 1})

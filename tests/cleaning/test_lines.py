@@ -6,7 +6,7 @@ import pytest
 
 from recsys.cleaning.lines import LineReader
 from recsys.cleaning.profile import load_profile
-from recsys.cleaning.sources import read_logs
+from recsys.cleaning.sources import LogReader
 from recsys.errors import InputError
 
 VECTORWORKS = load_profile("vectorworks")
@@ -19,7 +19,7 @@ def test_json_lines_are_read_as_in_a_file(tmp_path):
     rows = [ROW, ROW | {"message": None}, ROW | {"session": 7, "label": {"a": [1]}}, {"ts": ROW["ts"]}, ROW]
     lines = [json.dumps(row) for row in rows]
     (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
-    (frame,) = read_logs(tmp_path / "log.jsonl", VECTORWORKS)
+    (frame,) = LogReader(tmp_path / "log.jsonl", VECTORWORKS).frames()
     (whole,) = LineReader(VECTORWORKS, "log").read(lines)
     reader = LineReader(VECTORWORKS, "log")
     single = [f for text in lines for f in reader.read([text + "\n"])]

@@ -10,19 +10,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_processing.simulate import NoiseConfig, simulate
+from recsys.cleaning.dictionary import Dictionary
 from recsys.cleaning.live import Change, LiveCleaner
 from recsys.cleaning.pipeline import clean_logs
-from recsys.cleaning.rules import NO_RULES, Rules
 from recsys.cleaning.profile import load_profile
+from recsys.cleaning.redundancy import Redundancy, RedundantPair
+from recsys.cleaning.rules import NO_RULES, Rules
+from recsys.cleaning.workflows import Workflow, Workflows
 from recsys.errors import InputError
 
 VECTORWORKS = load_profile("vectorworks")
+BY_GAP = VECTORWORKS.model_copy(
+    update={
+        "columns": VECTORWORKS.columns.model_copy(update={"session": [], "user": ["session", "session_anonymized"]}),
+        "gap_minutes": 1.0,
+    }
+)
 STUDIO = load_profile("visual_studio")
 STUDIO_STACK = STUDIO.model_copy(update={"undo": STUDIO.undo.model_copy(update={"mode": "stack"})})
 START = datetime(2025, 1, 1, 10, tzinfo=UTC)
 
 MESSAGES = [
     ("Tool", "Tool: 'Wall' (-203)"),
+    ("Tool", "Tool: 'Selection Tool' (-240)"),  # noise that begins events
+    ("Tool", "Tool: 'Pan' (-241)"),
     ("Menu", "Menu: 'File' - 'Save' (12) (1)"),
     ("Menu", "Menu: 'Modify' - 'Group' (13) (1)"),
     ("UNDO", "End Event: 'Create Wall' (328)"),
@@ -33,6 +44,13 @@ MESSAGES = [
     ("UNDO", "Undo and Remove Action: 'Create Wall' (328)"),
     ("UNDO", "End Event: 'Zoom' (242)"),
     ("CTS", "Begin Event"),
+]
+TOOL, SELECTION, SAVING, DRAGGED, UNDONE, REDONE = (MESSAGES[at] for at in (0, 1, 3, 6, 8, 9))
+BEGINNINGS = [
+    [TOOL, SELECTION],
+    [DRAGGED, UNDONE],
+    [SELECTION, SAVING, DRAGGED, UNDONE],
+    *([message] for message in (TOOL, SELECTION, DRAGGED, UNDONE, REDONE)),
 ]
 COMMANDS = ["Edit.Paste", "Edit.Cut", "Edit.Undo", "Edit.Undo", "Edit.Redo", "View.Output", "View.File", "File.Open"]
 
@@ -61,6 +79,17 @@ def live_lines(draw):
         row = {"ts": f"{time} {clock[session]:.6f} +0000", "session": session, "cat": category, "message": message}
         lines.append(json.dumps(row | ({"sn": f"user of {session}"} if named else {})))
     return lines
+
+
+@st.composite
+def begun_lines(draw):
+    """JSON lines of one session in which tools begin events that are undone; a few come late."""
+    groups = draw(st.lists(st.sampled_from(BEGINNINGS), min_size=8, max_size=15))
+    messages = [message for group in groups for message in group]
+    late = draw(st.sets(st.integers(0, len(messages)), max_size=2))
+    return [
+        line(message, at - 2.5 * (at in late), category=category) for at, (category, message) in enumerate(messages)
+    ]
 
 
 @st.composite
@@ -118,23 +147,56 @@ def replayed(rows: Counter, changes: list[Change]) -> None:
 
 
 CASES = st.one_of(
-    st.tuples(live_lines(), st.just(VECTORWORKS)),
+    st.tuples(live_lines(), st.sampled_from([VECTORWORKS, BY_GAP])),
     st.tuples(batch_lines(), st.just(VECTORWORKS)),
     st.tuples(studio_lines(), st.sampled_from([STUDIO, STUDIO_STACK])),
+)
+
+
+WALL, DRAWN, DRAG, SAVE = (
+    "Tool: Wall (-203)",
+    "End Event: Create Wall (328)",
+    "End Event: Drag (75)",
+    "Menu: File - Save (12)",
+)
+LABELS = {"Menu: Modify - Group (13)": SAVE, SAVE: SAVE, "Edit.Cut": "Edit.Paste", "Edit.Paste": "Edit.Paste"}
+LEARNED = Rules(
+    dropped_commands=["View.File"],
+    redundancy=Redundancy(
+        rows=2,
+        seconds=3600,
+        pairs=[RedundantPair(high=WALL, low=DRAWN), RedundantPair(high="View.Output", low="Edit.Paste", drop="low")],
+    ),
+    dictionary=Dictionary(
+        pl.DataFrame({"message": list(LABELS), "command_id": None, "label": list(LABELS.values())}).cast(pl.String)
+    ),
+    workflows=Workflows(
+        merges=[
+            Workflow(name="save and drag", constituents=[SAVE, DRAG]),
+            Workflow(name="draw and drag", constituents=[DRAWN, DRAG]),
+            Workflow(name="twice", constituents=["Edit.Paste", "View.Output"]),
+        ]
+    ),
 )
 
 
 @settings(max_examples=60, deadline=None)
 @given(CASES, st.data())
 def test_after_any_lines_it_is_the_batch_result(tmp_path_factory, case, data):
-    lines, profile = case
-    folder = tmp_path_factory.mktemp("live")
+    agrees_after_any_lines(tmp_path_factory.mktemp("live"), *case, data)
+
+
+@settings(max_examples=30, deadline=None)
+@given(begun_lines(), st.data())
+def test_so_it_is_where_tools_begin_undone_events(tmp_path_factory, lines, data):
+    agrees_after_any_lines(tmp_path_factory.mktemp("live"), lines, VECTORWORKS, data)
+
+
+def agrees_after_any_lines(folder, lines, profile, data):
     collapse = data.draw(st.booleans(), label="collapse")
     undo = {"starter_seconds": data.draw(st.sampled_from([None, 1.5]), label="starter_seconds")}
     profile = profile.model_copy(update={"collapse": collapse, "undo": profile.undo.model_copy(update=undo)})
-    rules = data.draw(
-        st.sampled_from([NO_RULES, Rules(dropped_commands=["Tool: Wall (-203)", "Edit.Cut"])]), label="rules"
-    )
+    rules = data.draw(st.sampled_from([NO_RULES, LEARNED, Rules(dropped_commands=[WALL, "Edit.Cut"])]), label="rules")
     cleaner, rows, fed = LiveCleaner(profile, rules), Counter(), 0
     while fed < len(lines):
         count = data.draw(st.integers(1, 25), label="lines")
@@ -214,6 +276,20 @@ def test_an_undo_is_a_retraction_and_a_redo_a_restoration():
         ("restored", "Tool: Wall (-203)", ""),
     ]
     assert told(cleaner.feed([line("Redo Event: 'Create Wall' (328)", 4)])) == []
+
+
+def test_a_selection_tool_leaves_the_tool_before_it_alone():
+    cleaner = LiveCleaner(VECTORWORKS)
+    cleaner.feed([line("Tool: 'Wall' (-203)", 0, category="Tool")])
+    assert cleaner.feed([line("Tool: 'Selection Tool' (-240)", 2, category="Tool")]) == []
+    cleaner.feed([line("End Event: 'Drag' (75)", 3)])
+    assert told(cleaner.feed([line("Undo Event: 'Drag' (75)", 4)])) == [
+        ("retracted", "End Event: Drag (75)", "undone event")
+    ]
+    assert cleaner.events()["item_id"].to_list() == ["Tool: Wall (-203)"]
+    # chosen before the wall tool, as a late row says: then it began nothing
+    assert told(cleaner.feed([line("Tool: 'Wall' (-203)", 2.5, category="Tool")])) == []
+    assert cleaner.events()["merge_count"].to_list() == [1]
 
 
 def test_a_late_row_changes_what_an_undo_meant():

@@ -22,9 +22,10 @@ def parse(*messages, profile="vectorworks"):
         ("End Event: (MAX-20) 'Drag' (75)", "End Event: Drag (75)", Kind.EVENT),
         ("(MAX-20) End Event: Drag (75)", "End Event: Drag (75)", Kind.EVENT),
         ("End Event:  Drag   (75) ", "End Event: Drag (75)", Kind.EVENT),
-        ("Menu: File - Save (12) (3)", "Menu: File - Save (12)", Kind.STARTER),
-        ("Menu: 'File' - 'Save' (12) (3)", "Menu: File - Save (12)", Kind.STARTER),
-        ("Menu: 'File - Save' (12) (3)", "Menu: File - Save (12)", Kind.STARTER),
+        ("Menu: File - Save (12) (3)", "Menu: File - Save (12)", Kind.PLAIN),  # begins nothing
+        ("Menu: 'File' - 'Save' (12) (3)", "Menu: File - Save (12)", Kind.PLAIN),
+        ("Menu: 'File - Save' (12) (3)", "Menu: File - Save (12)", Kind.PLAIN),
+        ("Menu: 'Modify' - 'Group' (13) (3)", "Menu: Modify - Group (13)", Kind.STARTER),
         ("Menu: Zoom - Fit (242) (1)", "Menu: Zoom - Fit (242)", Kind.STARTER),  # ids never drop a menu
         ("Undo Event: 'Drag' (75)", "Undo Event: Drag (75)", Kind.UNDO),
         ("Redo Event: Drag (75)", "Redo Event: Drag (75)", Kind.REDO),
@@ -56,6 +57,18 @@ def test_kept_messages(message, item, kind):
 )
 def test_noise(message, reason):
     assert parse(message)[0]["reason"] == reason
+
+
+def test_noise_that_begins_events_is_marked_where_the_stack_asks_for_it():
+    messages = ["Tool: 'Selection Tool' (-240)", "Tool: 'Pan' (-241)", "Menu: A - B (-240) (1)", "End Event: A (-240)"]
+    kinds = [row["kind"] for row in parse(*messages)]
+    assert kinds == [Kind.HIDDEN, Kind.STARTER, Kind.STARTER, Kind.EVENT]
+    profile = load_profile("vectorworks")
+    for change in ({"starters": False}, {"mode": "none"}, {"mode": "keep"}, {"hidden_starters": []}):
+        other = profile.model_copy(update={"undo": profile.undo.model_copy(update=change)})
+        assert parse_messages(pl.Series("message", messages), other)["kind"][0] == Kind.STARTER
+    kept = profile.model_copy(update={"noise": profile.noise.model_copy(update={"ids": []})})
+    assert parse_messages(pl.Series("message", messages), kept)["kind"][0] == Kind.STARTER, "no noise, so no hiding"
 
 
 def test_similar_numbers_are_not_noise():

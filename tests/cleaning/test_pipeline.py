@@ -54,6 +54,40 @@ def test_every_row_is_accounted_for():
     assert kept.height == 6
 
 
+def test_noise_that_begins_events_is_noise_all_the_same():
+    rows = [
+        ("s", "Tool", "Tool: 'Line' (-201)", 1),
+        ("s", "Tool", "Tool: 'Selection Tool' (-240)", 2),
+        ("s", "Menu", "Menu: 'File' - 'Save' (12) (1)", 3),
+        ("s", "UNDO", "End Event: 'Drag' (75)", 4),
+        ("s", "UNDO", "Undo Event: 'Drag' (75)", 5),
+        ("only views", "Tool", "Tool: 'Selection Tool' (-240)", 5),
+        ("t", "Tool", "Tool: 'Line' (-201)", 1),
+        ("t", "UNDO", "End Event: 'Drag' (75)", 4),
+        ("t", "UNDO", "Undo Event: 'Drag' (75)", 5),
+        ("t", "Menu", "Menu: x (1)", 6),
+    ]
+    funnel = Funnel()
+    events = clean_logs([raw(*rows)], VECTORWORKS, funnel=funnel).sort("session_id", "timestamp")
+    assert events.select("session_id", "item_id").rows() == [
+        ("s", "Tool: Line (-201)"),
+        ("s", "Menu: File - Save (12)"),
+        ("t", "Menu: x (1)"),
+    ]
+    stages = funnel.to_list()
+    assert stages[2] == {"stage": "noise", "rows_in": 10, "rows_out": 8, "removed": {"id (-240)": 2}}
+    assert stages[3]["rows_in"] == 8 and stages[3]["sessions"] == 2
+    undone = {"undone event": 2, "undo row": 2, "began an undone event": 1}
+    assert stages[4] == {"stage": "undo", "rows_in": 8, "rows_out": 3, "removed": undone}
+
+
+def test_errors_carry_the_name_of_the_log():
+    with pytest.raises(InputError, match="^users.log: no event is left"):
+        clean_logs([LOG[3:4]], VECTORWORKS, source="users.log")
+    with pytest.raises(InputError, match="^users.log: no frames"):
+        clean_logs([], VECTORWORKS, source="users.log")
+
+
 def test_rules_apply_and_neighbours_collapse():
     rows = [("s", "Tool", f"Tool: {name} (1)", at) for at, name in enumerate(["A", "rare", "A", "B"])]
     events = clean_logs([raw(*rows)], VECTORWORKS, Rules(dropped_commands=["Tool: rare (1)"]))

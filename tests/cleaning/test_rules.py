@@ -29,7 +29,9 @@ def plain(**change: object) -> Profile:
 def dictionary(labels: dict[str, str], ids: dict[str, str] | None = None) -> Dictionary:
     ids = ids or {}
     rows = [(name, ids.get(name), label) for name, label in labels.items()]
-    return Dictionary(pl.DataFrame(rows, schema=dict.fromkeys(("message", "command_id", "label"), pl.String), orient="row"))
+    return Dictionary(
+        pl.DataFrame(rows, schema=dict.fromkeys(("message", "command_id", "label"), pl.String), orient="row")
+    )
 
 
 def make_events(names: list[str], session: str = "s") -> pl.DataFrame:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.cleaning.funnel import Funnel
+from recsys.cleaning.parser import Kind
 from recsys.cleaning.profile import load_profile
 from recsys.cleaning.sessions import add_hash, clean_sessions, collapse
 
@@ -66,7 +67,7 @@ def live(seconds, clocks):
     frame = pl.DataFrame({"session_id": "s", "item_id": items, "timestamp": seconds, "clock": clocks}).with_columns(
         pl.col("timestamp") * SECOND,
         (pl.col("clock") * SECOND).round().cast(pl.Int64),
-        pl.lit(1, pl.UInt8).alias("kind"),
+        pl.lit(Kind.STARTER.value, pl.UInt8).alias("kind"),
     )
     events = clean_sessions(add_hash(frame, profile), profile, Funnel())
     assert events["item_id"].to_list() == items, "rows of one second keep the order of the file"
@@ -103,7 +104,7 @@ def jumped(*rows):
         (pl.col("timestamp", "clock") * SECOND).round().cast(pl.Int64),
         pl.lit("s").alias("session_id"),
         pl.Series("item_id", [str(i) for i in range(len(rows))]),
-        pl.lit(1, pl.UInt8).alias("kind"),
+        pl.lit(Kind.STARTER.value, pl.UInt8).alias("kind"),
     )
     frame = frame if frame["clock"].count() else frame.drop("clock")
     # another session around it, so that its jumps are seen to stay its own

@@ -8,7 +8,7 @@ import pytest
 
 from recsys.cleaning import tables
 from recsys.cleaning.profile import load_profile
-from recsys.cleaning.sources import LogReader, attributes, read_logs
+from recsys.cleaning.sources import LogReader, attributes
 from recsys.errors import InputError
 from tests.cleaning.conftest import tar_bytes
 
@@ -23,7 +23,7 @@ def csv_text(messages, session="s1", header="ts,session_anonymized,cat,message")
 
 
 def messages(path, profile=VECTORWORKS):
-    return pl.concat(read_logs(path, profile))["message"].to_list()
+    return pl.concat(LogReader(path, profile).frames())["message"].to_list()
 
 
 def test_every_wrapping_gives_the_same_rows(wrapped):
@@ -35,7 +35,7 @@ def test_every_wrapping_gives_the_same_rows(wrapped):
 def test_session_ids_are_kept_intact(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text(csv_text(["Tool: A (1)"], session="007, é\n🧱"), encoding="utf-8")
-    assert pl.concat(read_logs(path, VECTORWORKS))["session_id"].to_list() == ["007, é\n🧱"]
+    assert pl.concat(LogReader(path, VECTORWORKS).frames())["session_id"].to_list() == ["007, é\n🧱"]
 
 
 @pytest.mark.parametrize("chunk", [16, 61, 200])
@@ -56,7 +56,7 @@ def test_json_lines(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(tables, "CHUNK", chunk)
     path = tmp_path / "log.jsonl"
     path.write_text("\n".join(live_row(m) for m in HARD) + "\n\n", encoding="utf-8")
-    frame = pl.concat(read_logs(path, VECTORWORKS))
+    frame = pl.concat(LogReader(path, VECTORWORKS).frames())
     assert frame["message"].to_list() == HARD
     assert frame["session_id"].to_list() == ["12"] * 5
     assert frame["clock"].to_list() == [1_317_743_954] * 5

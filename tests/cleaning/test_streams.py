@@ -8,7 +8,7 @@ import pytest
 import zstandard
 
 from recsys.cleaning.profile import load_profile
-from recsys.cleaning.sources import read_logs
+from recsys.cleaning.sources import LogReader
 from recsys.cleaning.streams import natural
 from recsys.errors import InputError
 from tests.cleaning.conftest import WRAPPINGS, csv_text, tar_bytes
@@ -19,7 +19,7 @@ TEXT = csv_text([f"Tool: {i * 7919 % 1000} ({i})" for i in range(2000)]).encode(
 
 def failure(path, **options):
     with pytest.raises(InputError) as error:
-        list(read_logs(path, VECTORWORKS, **options))
+        list(LogReader(path, VECTORWORKS, **options).frames())
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(str(path))
     return str(error.value)

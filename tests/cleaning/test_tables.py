@@ -6,7 +6,7 @@ import pytest
 
 from recsys.cleaning import tables
 from recsys.cleaning.profile import load_profile
-from recsys.cleaning.sources import read_logs
+from recsys.cleaning.sources import LogReader
 from recsys.errors import InputError
 
 VECTORWORKS = load_profile("vectorworks")
@@ -18,7 +18,7 @@ def failure(tmp_path, data, name="a.csv"):
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(InputError) as error:
-        list(read_logs(path, VECTORWORKS))
+        list(LogReader(path, VECTORWORKS).frames())
     text = str(error.value)
     assert text.startswith(str(path)) and "\n" not in text
     return text[len(str(path)) :]
@@ -87,4 +87,4 @@ def test_an_unknown_encoding_is_named(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(HEADER + ROW)
     with pytest.raises(InputError, match="'utf-9' is not known"):
-        list(read_logs(path, profile))
+        list(LogReader(path, profile).frames())

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.cleaning import undo
-from recsys.cleaning.parser import Kind
+from recsys.cleaning.parser import Kind, parse_messages
 from recsys.cleaning.profile import load_profile
 from recsys.cleaning.undo import UndoStack, removed_by_undo, undo_reasons
 
@@ -76,6 +76,18 @@ def test_what_feed_returns_adds_up(rows):
 def test_a_tool_of_long_ago_began_nothing(seconds, left):
     given_ = ([0] * 3, [T, E_, U], ["", "a", "a"], True, [0, 10_000_000, 11_000_000], seconds)
     assert [row for row in range(3) if row not in removed_by_undo(*given_)] == left
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.one_of(KINDS, st.just(Kind.HIDDEN)), st.sampled_from("abc")), max_size=40))
+def test_hidden_rows_are_starters_that_nobody_sees(rows):
+    """As if they were kept starters, which the naive replay knows, and then left out."""
+    stays = replay([(T if kind == Kind.HIDDEN else kind, name) for kind, name in rows])
+    shown = [row for row, (kind, _) in enumerate(rows) if kind != Kind.HIDDEN]
+    follows = [row > 0 and rows[row - 1][0] == Kind.HIDDEN for row in shown]
+    kinds, names = ([rows[row][at] for row in shown] for at in (0, 1))
+    removed = removed_by_undo([0] * len(shown), kinds, names, True, follows_hidden=follows)
+    assert [row for at, row in enumerate(shown) if at not in removed] == [row for row in stays if row in shown]
 
 
 @settings(max_examples=100, deadline=None)
@@ -161,9 +173,9 @@ def test_modes(mode, left):
     ],
 )
 def test_rows_that_begin_nothing_are_not_taken_along(items, left):
-    kinds = {"Tool": T, "Menu": T, "End Event": E_, "Undo Event": U}
-    frame = _frame(items, [kinds[item.split(":")[0]] for item in items])
-    reasons = undo_reasons(frame, "s", load_profile("vectorworks"))
+    profile = load_profile("vectorworks")
+    kinds = dict(parse_messages(pl.Series(items), profile).select("item_id", "kind").rows())
+    reasons = undo_reasons(_frame(items, [kinds[item] for item in items]), "s", profile)
     assert [row for row, why in enumerate(reasons) if why is None] == left
 
 

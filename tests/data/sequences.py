@@ -1,11 +1,13 @@
 """Small sequence datasets for tests."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from recsys.data.dataset import SequenceDataset
+from recsys.data.names import Names
 from recsys.schema import Column, Kind, Schema, Scope, Tag
 
 
@@ -35,8 +37,8 @@ def make_items(num_items: int = 12, num_classes: int = 4) -> pl.DataFrame:
     )
 
 
-def make_dataset(lengths: list[int], seed: int = 0, num_items: int = 12) -> SequenceDataset:
-    """Random sequences of the given lengths."""
+def make_frame(lengths: list[int], seed: int = 0, num_items: int = 12) -> pl.DataFrame:
+    """Random sequences of the given lengths, as `Workflow.transform` gives them."""
     rng = np.random.default_rng(seed)
     rows = [
         {
@@ -53,8 +55,25 @@ def make_dataset(lengths: list[int], seed: int = 0, num_items: int = 12) -> Sequ
     integers = pl.List(pl.Int32)
     types = {"timestamp": pl.List(pl.Int64), "item_id": integers, "cat": integers}
     types |= dict.fromkeys(("timestamp_interval", "merge_count"), pl.List(pl.Float32))
-    frame = pl.DataFrame(rows, schema_overrides=types)
+    return pl.DataFrame(rows, schema_overrides=types)
+
+
+def make_dataset(lengths: list[int], seed: int = 0, num_items: int = 12) -> SequenceDataset:
+    """Random sequences of the given lengths."""
+    frame = make_frame(lengths, seed, num_items)
     return SequenceDataset.from_frame(frame, make_schema(num_items), make_items(num_items))
+
+
+def write_dataset(folder: Path, frame: pl.DataFrame, shards: int = 2, split: str = "train") -> Path:
+    """A dataset's folder whose `split` holds `frame` in several shards."""
+    make_schema().save(folder / "schema.json")
+    (folder / "workflow").mkdir(exist_ok=True)
+    make_items().write_parquet(folder / "workflow" / "items.parquet")
+    (folder / split).mkdir()
+    rows = -(-max(1, frame.height) // shards)
+    for shard in range(shards):
+        frame[shard * rows : (shard + 1) * rows].write_parquet(folder / split / f"part-{shard:05d}.parquet")
+    return folder
 
 
 def select(dataset: SequenceDataset, rows: Iterable[int]) -> SequenceDataset:
@@ -64,5 +83,6 @@ def select(dataset: SequenceDataset, rows: Iterable[int]) -> SequenceDataset:
     index = np.concatenate([np.zeros(0, dtype=np.int64), *pieces])
     offsets = np.concatenate(([0], np.cumsum(dataset.lengths[chosen])))
     columns = {name: values[index] for name, values in dataset.columns.items()}
-    keys, groups = [dataset.keys[r] for r in chosen], [dataset.groups[r] for r in chosen]
-    return SequenceDataset(dataset.schema, offsets, columns, dataset.item_columns, keys, groups)
+    keys, groups = Names.of(dataset.keys.take(chosen)), Names.of(dataset.groups.take(chosen))
+    scored_from = None if dataset.scored_from is None else dataset.scored_from[chosen]
+    return SequenceDataset(dataset.schema, offsets, columns, dataset.item_columns, keys, groups, scored_from)

@@ -1,6 +1,7 @@
 """Batches against a loop over the windows' events."""
 
 import numpy as np
+import pytest
 import torch
 
 from recsys.data.collate import Collator, WindowDataset, iterate
@@ -57,9 +58,26 @@ def test_reserved_ids_are_no_training_targets_but_stay_in_evaluation():
     assert evaluation.labels("item_id")[1].tolist() == data.items[1:].tolist()
 
 
+@pytest.mark.parametrize("masking", [causal, causal_last])
+def test_events_before_label_from_are_context_only(masking):
+    data = make_dataset([4, 6, 3])
+    windows = Windows(np.arange(3), data.offsets[:-1], data.offsets[1:], np.array([2, 4 + 5, 10 + 9]))
+    batch = Collator(data, HEADS, masked_with(masking))(windows)
+    assert batch.inputs["item_id"][1].tolist() == data.items[4:9].tolist()
+    events = [2, 3, 9] if masking is causal else [3, 9]
+    assert batch.labels("item_id")[0].tolist() == [n - 1 if n < 4 else 5 + n - 4 - 1 for n in events]
+    for head in ("item_id", "cat", "timestamp_interval"):
+        assert batch.labels(head)[1].tolist() == data.columns[head][events].tolist()
+    assert (
+        batch.labels("classification")[1].tolist() == data.item_columns["classification"][data.items[events]].tolist()
+    )
+    part = windows[np.array([1])]
+    assert part.label_from.tolist() == [9]
+
+
 def test_iterate_visits_every_window_once_longest_first():
     data = make_dataset([3, 9, 5, 2, 7])
-    windows, _ = evaluation_windows(data, 4, "all")
+    windows = evaluation_windows(data, 4, "all")
     seen, widths = [], []
     for chosen, batch in iterate(Collator(data, ["item_id"], masked_with(causal)), windows, 3):
         seen += chosen.tolist()

@@ -104,3 +104,11 @@ def test_a_number_of_workers_that_cannot_be_is_refused(number, capsys):
         given("--engine", "processes", "--workers", number)
     assert left.value.code == 2
     assert f"'{number}': expected a whole number from 1 on" in capsys.readouterr().err
+
+
+def test_a_part_that_was_cut_off_is_named(folder):
+    part = sorted((folder / "events").glob("*.parquet"))[-1]
+    with part.open("r+b") as file:
+        file.truncate(part.stat().st_size // 2)
+    with pytest.raises(InputError, match=rf"{part.name}: not a readable Parquet file \(cut off\?\)"):
+        EventsFolder(folder)

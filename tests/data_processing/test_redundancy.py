@@ -292,6 +292,13 @@ def test_bad_overrides(tmp_path, text, message):
     assert not (tmp_path / "o").exists()
 
 
+def test_splits_of_other_events_are_refused(tmp_path):
+    """Before, nothing was a training group, so nothing was found, and no line said so."""
+    sessions = {"s1": [("A", 0.0), ("B", 0.05)]}
+    with pytest.raises(InputError, match="group 's1' is not in the splits"):
+        mine_redundancy(folder(tmp_path / "in", sessions), all_train({"other": []}), profile(), tmp_path / "out")
+
+
 def test_needs_a_section(tmp_path):
     path = folder(tmp_path / "e", {"s": together(("H", "L"))})
     without = load_profile("vectorworks").model_copy(update={"redundancy": None})

@@ -87,6 +87,7 @@ def replay(rows: list[dict]) -> tuple[list[tuple], Counter]:
         text = canonical(row["message"])
         number = re.search(r"\((-?\d+)\)$", text)
         view = not text.startswith("Menu:") and number is not None and int(number[1]) in VIEW_IDS
+        view = view and not text.startswith("Tool: Selection Tool (")  # `replay_session` has to see it
         if row["cat"] in ("UNDO", "Menu", "Tool") and not text.startswith(NOISE) and not view:
             session = row.get("session_anonymized") or row["session"]
             user = row.get("user_anonymized") or row["sn"]
@@ -99,17 +100,22 @@ def replay(rows: list[dict]) -> tuple[list[tuple], Counter]:
 
 
 def replay_session(events: list[tuple], seen: Counter) -> list[tuple]:
-    present = [True] * len(events)
+    present = [not text.startswith("Tool: Selection Tool (") for text, *_ in events]
     undoable, redoable = [], []
+    spared = set()  # rows of tools and menus that would leave, had the selection tool not been chosen after them
 
     def toggle(end: int, value: bool) -> None:
         assert present[end] is not value
         present[end] = value
         before = [i for i in range(end) if events[i][0].startswith("End Event:")]
         rows = [i for i in range((before or [-1])[-1] + 1, end) if events[i][2] in ("Tool", "Menu")]
+        selections = [i for i in rows if events[i][0].startswith("Tool: Selection Tool (")]
+        rows = [i for i in rows if i not in selections]
         starters = [i for i in rows if not NOT_STARTERS.match(events[i][0])]
         seen["not a starter"] += not value and starters[-1:] != rows[-1:]
-        if starters:
+        if starters and selections and selections[-1] > starters[-1]:
+            (spared.discard if value else spared.add)(starters[-1])
+        elif starters:
             present[starters[-1]] = value
 
     for i, (text, *_) in enumerate(events):
@@ -132,6 +138,7 @@ def replay_session(events: list[tuple], seen: Counter) -> list[tuple]:
                 undoable.append(event)
             elif kind == "Undo Event":
                 redoable.append(event)
+    seen["spared"] += len(spared)
     merged: list[list] = []
     for (text, when, cat, user), keep in zip(events, present, strict=True):
         if keep and merged and merged[-1][0] == text:
@@ -220,6 +227,7 @@ def test_every_planted_feature_is_in_the_rows(made):
     assert seen["unmatched Undo Event"] == report.planted["stray_undo"]
     assert seen["unmatched Redo Event"] == report.planted["stray_redo"]
     assert seen["not a starter"] == report.planted["undo_after_not_starter"] > 5
+    assert seen["spared"] == report.planted["undo_after_selection"] > 5
     assert seen["Undo and Remove Action"] == sum(
         report.planted[name] for name in ("undo_and_remove", "undo_and_remove_stray_redo")
     )

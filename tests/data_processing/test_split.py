@@ -156,6 +156,6 @@ def test_command_line(tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "splits.json").read_text())["rule"] == "list"
     assert main(flags) == 2
     assert "exists already" in capsys.readouterr().err
-    assert main([*flags, "--overwrite", "--set", "split.test_groups=[3]"]) == 0
+    assert main([*flags, "--overwrite", "--set", "split.test_groups=['3']"]) == 0
     table = pl.read_parquet(tmp_path / "out" / "splits.parquet")
     assert table.filter(pl.col("split") == "test")["group"].to_list() == ["3"]

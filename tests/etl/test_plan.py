@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recsys.config import EtlConfig
 from recsys.errors import ConfigError, InputError
 from recsys.etl.operators import interval
-from recsys.etl.plan import Counts, Plan, check_commands, check_config, count_events, plan_columns
+from recsys.etl.plan import Counts, Plan, check_commands, check_config, count_events, number_columns, plan_columns
 
 EVENTS = ["session_id", "timestamp", "cat", "item_id", "merge_count", "extra"]
 COMMANDS = pl.DataFrame({"item_id": ["a"], "classification": ["c"], "cat": ["of the item"], "description": ["d"]})
@@ -18,7 +18,8 @@ COMMANDS = pl.DataFrame({"item_id": ["a"], "classification": ["c"], "cat": ["of 
 
 def test_columns_come_from_the_events_first_then_from_the_commands() -> None:
     plan = plan_columns(EtlConfig(), EVENTS, COMMANDS)
-    assert plan == Plan(["item_id", "cat"], ["classification"], ["timestamp_interval", "merge_count"], True)
+    numbers = ["timestamp_interval", "merge_count"]
+    assert plan == Plan(["item_id", "cat"], ["classification"], numbers, item_text=["description"])
     assert plan.numbers == ["merge_count"]  # the interval is derived
     assert plan.required == ["session_id", "timestamp", "item_id", "cat", "merge_count"]
     assert plan.read([*EVENTS, "user_id"]) == [*plan.required, "user_id"] and plan.read(EVENTS) == plan.required
@@ -26,7 +27,7 @@ def test_columns_come_from_the_events_first_then_from_the_commands() -> None:
 
 def test_optional_columns_may_be_nowhere_and_others_are_named() -> None:
     bare = plan_columns(EtlConfig(), ["session_id", "timestamp", "item_id"], None)
-    assert bare == Plan(["item_id"], [], ["timestamp_interval"], False)
+    assert bare == Plan(["item_id"], [], ["timestamp_interval"])
     with pytest.raises(InputError, match=r"^log: column 'timestamp' is missing; columns: session_id, item_id$"):
         plan_columns(EtlConfig(), ["session_id", "item_id"], None, "log")
     config = EtlConfig.model_validate({"categorical": {"item_id": {}, "colour": {}}, "continuous": {"size": {}}})
@@ -42,12 +43,52 @@ def test_optional_columns_may_be_nowhere_and_others_are_named() -> None:
         ({"categorical": {"item_id": {}, "a/b": {}}}, "'a/b' cannot name a file"),
         ({"categorical": {"item_id": {}, "merge_count": {}}}, "both categorical and continuous"),
         ({"continuous": {"x": {"transforms": ["zscore", "log1p"]}}}, "log1p before zscore"),
+        ({"categorical": {"item_id": {"hash_buckets": 8}}}, r"item_id.hash_buckets: .* would have no name; take"),
+        ({"categorical": {"item_id": {}, "timestamp_interval": {}}}, "timestamp_interval is a number"),
+        ({"continuous": {"log_gap": {}}}, "log_gap is one of etl.time.features"),
+        ({"bucketise": {"log_gap": {"quantiles": 2}}}, "log_gap is one of etl.time.features"),
+        ({"bucketise": {"timestamp": {"quantiles": 2}}}, "'timestamp' identifies rows"),
+        ({"continuous": {"hour": {}}, "time": {"features": ["hour"]}}, "'hour' is both continuous and a time feature"),
+        ({"time": {"features": ["hour", "hour"]}}, "'hour' is listed twice as a time feature"),
+        ({"categorical": {"item_id": {}, "x_bucket": {}}, "bucketise": {"x": {"quantiles": 2}}}, "made by bucketise"),
+        ({"text": ["item_id"]}, "'item_id' is both categorical and text"),
+        ({"text": ["chunk"]}, "'chunk' identifies rows"),
     ],
 )
 def test_configurations_that_cannot_be_fitted(change: dict, message: str) -> None:
     check_config(EtlConfig())
     with pytest.raises(ConfigError, match=message):
         check_config(EtlConfig.model_validate(change))
+
+
+def test_derived_columns_need_no_column_of_the_events() -> None:
+    config = EtlConfig.model_validate(
+        {
+            "categorical": {"item_id": {}},
+            "continuous": {"price": {}},
+            "time": {"features": ["log_gap", "weekday", "hour"]},
+            "bucketise": {
+                "timestamp_interval": {"boundaries": [1]},
+                "size": {"quantiles": 3},
+                "depth": {"quantiles": 3},
+            },
+            "text": ["description", "note"],
+            "optional": ["user_id", "depth"],
+        }
+    )
+    plan = plan_columns(config, [*EVENTS, "price", "size", "note", "description"], COMMANDS)
+    assert plan.continuous == ["price", "log_gap"] and plan.time == ["weekday", "hour"]
+    assert plan.bucketised == ["timestamp_interval", "size"]
+    assert plan.classes == ["item_id", "weekday", "hour", "timestamp_interval_bucket", "size_bucket"]
+    assert (plan.event_text, plan.item_text) == (["note"], ["description"])  # an item's text goes by the item
+    assert plan.required == ["session_id", "timestamp", "item_id", "price", "size", "note"]
+    assert plan.lists == ["timestamp", *plan.classes, "price", "log_gap", "note"]
+    assert number_columns(config) == ["price", "size", "depth"]
+    with pytest.raises(InputError, match="events: columns 'note', 'price', 'size' are missing"):
+        plan_columns(config, EVENTS, COMMANDS)
+    counted = COMMANDS.with_columns(count=1)
+    with pytest.raises(ConfigError, match="the item table has a column 'count' of its own"):
+        plan_columns(EtlConfig(text=["count"]), EVENTS, counted)
 
 
 def test_commands_stand_once_and_kept_is_true_or_false() -> None:

@@ -82,6 +82,23 @@ def test_protocol_says_what_the_figures_depend_on(evaluation: Evaluation) -> Non
     assert protocol["versions"]["torch"] and len(protocol["weights_sha256"]) == 64
 
 
+def test_events_before_scored_from_are_context_only(
+    folders: tuple[Path, Path], evaluation: Evaluation, tmp_path: Path
+) -> None:
+    """A leave-last-1 split: the figures are those of the last positions."""
+    data = Path(shutil.copytree(folders[0], tmp_path / "data"))
+    for file in (data / "test").glob("*.parquet"):
+        last = pl.col("item_id").list.len().cast(pl.Int32) - 1
+        pl.read_parquet(file).with_columns(scored_from=last).write_parquet(file)
+    found = evaluate(folders[1], data, out=tmp_path / "out")
+    assert found.predictions.equals(evaluation.predictions.filter("is_last"))
+    assert found.figures["all"] == found.figures["last"] == evaluation.figures["last"]
+    plain, told = (e.metrics["protocol"]["positions"] for e in (evaluation, found))
+    assert {w: told[w].removeprefix(plain[w]) for w in plain} == dict.fromkeys(
+        ("all", "last"), ", of the events from scored_from on"
+    )
+
+
 def test_other_split_and_other_folder_do_not_touch_the_figures_of_test(
     folders: tuple[Path, Path], evaluation: Evaluation, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from recsys.data.dataset import SequenceDataset
+from recsys.data.names import Names
 from recsys.evaluation.protocol import dataset_source, events_source, groups
 from tests.data.sequences import select
 
@@ -34,7 +35,8 @@ def test_hash_of_events_sees_every_column_and_order(dataset: SequenceDataset) ->
 
 
 def test_session_stands_in_for_an_unknown_user(dataset: SequenceDataset) -> None:
-    partly = replace(dataset, groups=[None if i == 1 else g for i, g in enumerate(dataset.groups)])
-    found = groups(partly).tolist()
+    users = list(dataset.groups)
+    partly = replace(dataset, groups=Names.of([None if i == 1 else user for i, user in enumerate(users)]))
+    found = groups(partly).to_list()
     assert found[1] == f"session {dataset.keys[1]}"
-    assert found[:1] + found[2:] == dataset.groups[:1] + dataset.groups[2:]
+    assert found[:1] + found[2:] == users[:1] + users[2:]

@@ -1,5 +1,7 @@
 """Ranks at every position against a slow reference that scores one history at a time and counts."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -31,6 +33,24 @@ def test_positions_are_every_event_but_the_first(dataset: SequenceDataset) -> No
     found = zip(positions.row, positions.before, positions.is_last, positions.target, strict=True)
     assert [(int(a), int(b), bool(c), int(d)) for a, b, c, d in found] == expected
     assert 1 in dataset.lengths and max(dataset.lengths) > 12
+
+
+def test_only_events_from_scored_from_on_are_positions_and_their_ranks_stay(
+    run: LoadedRun, dataset: SequenceDataset
+) -> None:
+    scored = np.random.default_rng(0).integers(0, dataset.lengths + 3).astype(np.int32)
+    told = replace(dataset, scored_from=scored)
+    every, some = Positions.of(dataset), Positions.of(told)
+    kept = every.before >= scored[every.row]
+    assert 0 < kept.sum() < len(every)
+    for name in ("event", "row", "before", "is_last", "target"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(every, name)[kept])
+    whole = rank_model(run.model, dataset, run.max_length, seen="remove")
+    part = rank_model(run.model, told, run.max_length, seen="remove", batch_size=5)
+    np.testing.assert_array_equal(part.ranks, whole.ranks[kept])
+    np.testing.assert_array_equal(part.top, whole.top[kept])
+    markov = Markov2().fit(dataset.items, dataset.offsets, len(run.item_names))
+    np.testing.assert_array_equal(rank_baseline(markov, told).ranks, rank_baseline(markov, dataset).ranks[kept])
 
 
 @pytest.mark.parametrize(("seen", "batch_size"), [("keep", 1), ("keep", 64), ("remove", 5)])

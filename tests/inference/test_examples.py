@@ -1,7 +1,9 @@
 """Examples show what stands in the data and what the model says, the same ones for the same seed."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -24,6 +26,15 @@ def test_examples_are_true_to_data_and_model(run: LoadedRun, dataset: SequenceDa
         table = recommend(run, session.head(example.position), k=4)
         assert [name for name, _ in example.top] == table["item_id"].to_list()
         assert [p for _, p in example.top] == pytest.approx(table["probability"].to_list(), abs=1e-6)
+
+
+def test_what_is_not_scored_is_not_shown_as_the_truth(run: LoadedRun, dataset: SequenceDataset) -> None:
+    scored = np.random.default_rng(0).integers(1, dataset.lengths + 2).astype(np.int32)
+    places = dict(zip(dataset.keys, scored.tolist(), strict=True))
+    found = examples(run, replace(dataset, scored_from=scored), n=100)
+    assert all(e.position >= places[e.session_id] for e in found)
+    lengths = dict(zip(dataset.keys, dataset.lengths.tolist(), strict=True))
+    assert {e.session_id for e in found} == {k for k in places if max(1, places[k]) < lengths[k]}
 
 
 def test_same_seed_same_examples(folders: tuple[Path, Path], run: LoadedRun, dataset: SequenceDataset) -> None:

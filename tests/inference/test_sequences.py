@@ -96,12 +96,13 @@ def test_users_and_sessions_by_gap_that_cleaning_empties_are_counted(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     loaded = load(make_log_run(folders[1], tmp_path / "run", dropped=["command 13"], profile=BY_GAP), device="cpu")
-    rows = [("u", 0, "03"), ("u", 60, "13"), ("u", 120, "05"), ("v", 0, "13"), ("w", 0, "04")]
+    rows = [("u", 0, "03"), ("u", 60, "13"), ("u", 120, "05"), ("v", 0, "13"), ("w", 0, "04"), ("w", 90, "13")]
     lines = [f"{user},{START + 60 * minute},command {name}" for user, minute, name in rows]
     (tmp_path / "log.csv").write_text("\n".join(["session,when,what", *lines]) + "\n")
     found = read_sequences(loaded, tmp_path / "log.csv")
     assert sorted(found.dataset.keys) == ["u-1", "u-3", "w-1"]
-    assert found.emptied == {"user": 1, "session": 1}
+    # the second session of u, the only one of v, the last of w
+    assert found.emptied == {"user": 1, "session": 3}
 
 
 def test_log_of_which_nothing_is_left_and_log_beyond_the_cap_are_named(

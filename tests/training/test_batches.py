@@ -47,6 +47,26 @@ def test_the_stream_can_be_entered_anywhere(data, start):
     assert as_lists(islice(stream.from_batch(start), 30)) == expected
 
 
+@pytest.mark.parametrize(("start", "step"), [(0, 1), (2, 3), (57, 4), (200, 100)])
+@pytest.mark.parametrize("batch_events", [None, 20])
+def test_every_so_manieth_batch_can_be_taken(data, start, step, batch_events):
+    stream = stream_of(data, batch_events=batch_events)
+    everything = as_lists(all_batches(stream, 20))
+    expected = everything[start::step][:12]
+    assert as_lists(islice(stream.from_batch(start, step), len(expected))) == expected
+
+
+@pytest.mark.parametrize("settings", [{}, {"batch_events": 20}, {"windows": "newest"}])
+def test_batches_are_counted_without_making_them(data, settings):
+    stream = stream_of(data, **settings)
+    assert [stream.num_batches(n) for n in range(4)] == [len(list(stream.epoch(n))) for n in range(4)]
+
+
+def test_batches_of_an_epoch_can_be_sliced(data):
+    epoch = stream_of(data).epoch(0)
+    assert as_lists(epoch[5:9]) == as_lists(list(epoch)[5:9]) and as_lists([epoch[-1]]) == as_lists(list(epoch)[-1:])
+
+
 def test_ranks_share_the_stream_out_between_them(data):
     stream = stream_of(data)
     shares = [as_lists(RankBatches(stream, 40, rank, 3)) for rank in range(3)]

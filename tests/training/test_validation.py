@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -26,15 +28,21 @@ def model():
 
 
 def one_by_one(model, data):
-    """Loss and rank of every position among the first LENGTH + 1 events, each from its own prefix."""
+    """Loss and rank of every scored position among the first LENGTH + 1 events, each from its own prefix.
+
+    Where none of a row's positions there is scored, of its first scored one.
+    """
     losses, ranks = [], []
     for row in range(len(data)):
-        begin, end = data.offsets[row], min(data.offsets[row + 1], data.offsets[row] + LENGTH + 1)
-        for at in range(begin + 1, end):
+        begin, end = data.offsets[row], data.offsets[row + 1]
+        first = 1 if data.scored_from is None else max(1, int(data.scored_from[row]))
+        scored = [at for at in range(begin + first, end) if at <= begin + max(LENGTH, first)]
+        for at in scored:
+            start = max(begin, at - LENGTH)
             inputs = {
-                "inputs.item_id": torch.tensor(data.items[begin:at].astype(np.int64))[None],
-                "inputs.timestamp_interval": torch.tensor(data.columns["timestamp_interval"][begin:at])[None],
-                "lengths": torch.tensor([at - begin]),
+                "inputs.item_id": torch.tensor(data.items[start:at].astype(np.int64))[None],
+                "inputs.timestamp_interval": torch.tensor(data.columns["timestamp_interval"][start:at])[None],
+                "lengths": torch.tensor([at - start]),
             }
             hidden = model.hidden(Batch(inputs))[0, -1]
             scores = (model.heads["item_id"].weight @ hidden)[3:]  # reserved ids are no candidates
@@ -47,9 +55,14 @@ def one_by_one(model, data):
     return losses, ranks
 
 
+@pytest.mark.parametrize("told", [False, True])
 @torch.no_grad()
-def test_figures_are_those_of_each_position_on_its_own(model, data):
+def test_figures_are_those_of_each_position_on_its_own(model, data, told):
     model.eval()
+    if told:  # among them sequences without a scored event, and such whose first one lies beyond LENGTH
+        scored = np.random.default_rng(1).integers(0, data.lengths + 2).astype(np.int32)
+        assert (scored >= data.lengths).any() and ((scored > LENGTH) & (scored < data.lengths)).any()
+        data = replace(data, scored_from=scored)
     losses, ranks = one_by_one(model, data)
     assert None in ranks
     hits = [0.0 if r is None or r > 10 else 1.0 for r in ranks]

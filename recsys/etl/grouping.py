@@ -1,0 +1,50 @@
+"""Rows of events to sequences: one row a session and chunk, with list columns."""
+
+from dataclasses import dataclass, field
+
+import polars as pl
+import pyarrow as pa
+
+from recsys.schema import SESSION_ID, TIMESTAMP, USER_ID
+
+CHUNK = "chunk"
+SAME_TIME = "same_session_and_time"  # reason in `Sequences.noted`
+INFINITE = "infinite"  # likewise, with the column's name behind a colon
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences, and what was left out of them: rows (events) and whole sequences, by reason.
+
+    `noted` counts rows that stayed and that a person should know of: ``same_session_and_time`` (a further event of a
+    session at one time; they keep the order of the input) and ``infinite:<column>`` (taken as missing).
+    """
+
+    frame: pl.DataFrame
+    rows_in: int
+    rows_out: int
+    dropped_rows: dict[str, int]
+    dropped_sequences: dict[str, int]
+    noted: dict[str, int] = field(default_factory=dict)
+
+
+def noted_rows(prepared: pl.DataFrame, numbers: list[str]) -> dict[str, int]:
+    """Counts for `Sequences.noted` of rows sorted by session and time; reasons that never occur are left out."""
+    same = (pl.col(SESSION_ID) == pl.col(SESSION_ID).shift(1)) & (pl.col(TIMESTAMP) == pl.col(TIMESTAMP).shift(1))
+    counts = prepared.select(
+        same.sum().alias(SAME_TIME), *(pl.col(name).is_infinite().sum().alias(f"{INFINITE}:{name}") for name in numbers)
+    )
+    return {name: int(count) for name, count in counts.row(0, named=True).items() if count}
+
+
+def group_rows(rows: pl.DataFrame, lists: list[str]) -> pl.DataFrame:
+    """Neighbouring rows of one session and chunk to one row with list columns, without a hash table."""
+    new = (pl.col(SESSION_ID) != pl.col(SESSION_ID).shift(1)) | (pl.col(CHUNK) != pl.col(CHUNK).shift(1))
+    starts = rows.select(new.fill_null(True)).to_series().arg_true()
+    keys = [name for name in (SESSION_ID, USER_ID, CHUNK) if name in rows.columns]
+    offsets = pa.array([*starts, rows.height], type=pa.int64())
+    columns = [rows[key].gather(starts) for key in keys]
+    for name in lists:
+        values = rows[name].rechunk().to_arrow()
+        columns.append(pl.Series(name, pl.from_arrow(pa.LargeListArray.from_arrays(offsets, values))))
+    return pl.DataFrame(columns)
