@@ -5,6 +5,7 @@ from pathlib import Path
 
 from recsys.cleaning import dictionary
 from recsys.cleaning.dictionary import LABEL, MESSAGE, Given
+from recsys.cleaning.small_tables import read_rows
 from recsys.errors import InputError
 
 
@@ -17,7 +18,7 @@ def read_overrides(path: Path, known: set[str]) -> dict[str, Given]:
         InputError: no such file, a column is missing, a blank cell, two labels for one message, or a message or label
             that is not in the events (names file, row and the nearest name).
     """
-    given = dictionary.labels_of(dictionary.read_rows(path, (MESSAGE, LABEL)), path)
+    given = dictionary.labels_of(read_rows(path, (MESSAGE, LABEL)), path)
     new = {message for message, label in given.items() if message == label.label}
     for message, label in given.items():
         if message not in known and message not in new:

@@ -10,8 +10,9 @@ import polars as pl
 from data_processing.parts import EventsFolder
 from recsys.cleaning.fitting import SideInformationConfig
 from recsys.cleaning.profile import Profile
+from recsys.cleaning.small_tables import read_rows
 from recsys.cleaning.workflows import WORKFLOWS_FILE, Workflows
-from recsys.errors import InputError, missing_column, nearest
+from recsys.errors import InputError, nearest
 from recsys.schema import CLASSIFICATION, DESCRIPTION, ITEM_ID, TARGET
 
 COMMANDS_FILE = "commands.parquet"
@@ -94,26 +95,17 @@ def apply_overrides(rows: Sequence[Row], path: Path, config: SideInformationConf
     Raises:
         InputError: names the file and row of an unknown command or label, or of a second row for one command.
     """
-    try:
-        table = pl.read_csv(path, infer_schema=False).fill_null("")
-    except (OSError, pl.exceptions.PolarsError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise InputError(f"{path}: not readable as CSV: {reason}") from error
-    if ITEM_ID not in table.columns:
-        raise missing_column(path, ITEM_ID, table.columns)
-    given = [name for name in FIELDS if name in table.columns]
-    if not given:
-        raise missing_column(path, CLASSIFICATION, table.columns)
     known = {row.item: row for row in rows}
     seen: dict[str, int] = {}
-    for number, values in enumerate(table.iter_rows(named=True), start=2):
+    for number, values in read_rows(path, (ITEM_ID,), any_of=FIELDS):
         item = values[ITEM_ID]
         if item not in known:
-            raise InputError(f"{path}, row {number}: no command '{item}'{_near(item, list(known))}")
+            raise InputError(f"{path}: row {number}: no command '{item}'{_near(item, list(known))}")
         if item in seen:
-            raise InputError(f"{path}, row {number}: '{item}' stands in row {seen[item]} already; keep one of the two")
+            raise InputError(f"{path}: row {number}: '{item}' stands in row {seen[item]} already; keep one of the two")
         seen[item] = number
-        _override(known[item], {name: values[name].strip() for name in given}, f"{path}, row {number}", config)
+        given = {name: values[name].strip() for name in FIELDS if name in values}
+        _override(known[item], given, f"{path}: row {number}", config)
 
 
 def _override(row: Row, values: dict[str, str], place: str, config: SideInformationConfig) -> None:

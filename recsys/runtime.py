@@ -45,7 +45,7 @@ def atomic_folder(path: Path, *, replace: bool = False, markers: Sequence[str] =
     """
     path = path.absolute()
     _require_free(path, replace, markers)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_parent(path)
     with _locked(path) as lock:
         _require_free(path, replace, markers)  # another run may have ended meanwhile
         work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -68,6 +68,14 @@ def atomic_folder(path: Path, *, replace: bool = False, markers: Sequence[str] =
             raise InputError(f"{path}: cannot be written: {reason}; nothing of it is kept, free some space") from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(parent for parent in path.parents if parent.exists())
+        raise InputError(f"{path}: cannot be written: {file} is a file; choose another place") from error
 
 
 def _require_free(path: Path, replace: bool, markers: Sequence[str]) -> None:
@@ -127,7 +135,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a file")
     path = path.absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_parent(path)
     work = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield work

@@ -109,7 +109,9 @@ class CachedEmbedder:
         if self._width is None:
             self._width = vectors.shape[1]
         if vectors.shape[1] != self._width:
-            raise ServiceError(f"{self.name}: an embedding has {vectors.shape[1]} dimensions, {self._width} expected")
+            fix = "; lower dimensions" if self.dimensions is not None else ""
+            given = f"an embedding has {vectors.shape[1]} dimensions, {self._width} expected{fix}"
+            raise ServiceError(f"{self.name}: {given}")
         return normalised(vectors)
 
     def _known_width(self, needed: bool) -> int:

@@ -1,12 +1,12 @@
 """Translations from a CSV file that a person wrote or reviewed."""
 
-import csv
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_processing.services.protocols import UNKNOWN_LANGUAGE, Stats
-from recsys.errors import InputError, missing_column
+from recsys.cleaning.small_tables import read_rows
+from recsys.errors import InputError
 
 
 class DictionaryFile:
@@ -58,27 +58,17 @@ class DictionaryFile:
         return None
 
     def _read(self) -> None:
-        try:
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file)
-                for column in ("text", "translation"):
-                    if column not in (reader.fieldnames or []):
-                        raise missing_column(self.path, column, reader.fieldnames or [])
-                for row in reader:
-                    language = (row.get("language") or "").strip().lower()
-                    self._add(row["text"], row["translation"], language, reader.line_num)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{self.path}: not a readable CSV file of translations ({error})") from error
+        for number, row in read_rows(self.path, ("text", "translation")):
+            self._add(row["text"], row["translation"].strip(), row.get("language", "").strip().lower(), number)
         if not self._exact:
             raise InputError(f"{self.path}: holds no translation; give it rows of text,translation[,language]")
 
-    def _add(self, text: str | None, translation: str | None, language: str, row: int) -> None:
-        translation = (translation or "").strip()
-        if not text or not text.strip() or not translation:
-            raise InputError(f"{self.path}, line {row}: text or translation is blank; fill it or delete the row")
+    def _add(self, text: str, translation: str, language: str, row: int) -> None:
+        if not text.strip() or not translation:
+            raise InputError(f"{self.path}: row {row}: text or translation is blank; fill it or delete the row")
         known = self._exact.setdefault(text, {}).setdefault(language, translation)
         if known != translation:
-            raise InputError(f"{self.path}, line {row}: '{text}' is '{known}' above and '{translation}' here; keep one")
+            raise InputError(f"{self.path}: row {row}: '{text}' is '{known}' above and '{translation}' here; keep one")
         self._folded.setdefault(_fold(text), {}).setdefault(language, set()).add(translation)
 
 

@@ -4,10 +4,9 @@
 a person to read and edit. A label is itself a message of the file; one that has another label is followed.
 """
 
-import csv
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -15,13 +14,13 @@ from typing import Self
 import polars as pl
 
 from recsys.cleaning.fitting import AlignConfig
-from recsys.errors import InputError, missing_column
-from recsys.runtime import atomic_file
+from recsys.cleaning.small_tables import Row, read_rows, write_rows
+from recsys.errors import InputError
 from recsys.schema import ITEM_ID
 
 DICTIONARY_FILE = "command_dictionary.csv"
 MESSAGE, LABEL, COMMAND_ID = "message", "label", "command_id"
-LONGEST_FIELD = 1 << 20  # characters
+_COUNT = "count"
 _COMPARED = 20_000  # names among which the nearest is looked for
 
 
@@ -88,61 +87,25 @@ class Dictionary:
         A message that the dictionary does not hold goes by the label of its command id, which `align` (of the profile)
         says how to find, where all known messages of that id have one label. Others stay as they are.
         """
-        names = events.select(pl.col(ITEM_ID).unique().drop_nulls())
+        return self.apply_counted(events, align)[0]
+
+    def apply_counted(self, events: pl.DataFrame, align: AlignConfig | None = None) -> tuple[pl.DataFrame, int]:
+        """`apply`, and the number of events without a label: neither their message nor its command id has one."""
+        names = events[ITEM_ID].drop_nulls().value_counts(name=_COUNT)
         known = names.join(self.labels, left_on=ITEM_ID, right_on=MESSAGE, how="left")
         if align is not None and align.id_pattern is not None:
             ids = CommandIds(align)
-            unseen = known.filter(pl.col(LABEL).is_null())[ITEM_ID].to_list()
-            schema = _text(ITEM_ID, COMMAND_ID)
-            found = pl.DataFrame({ITEM_ID: unseen, COMMAND_ID: [ids.of(name) for name in unseen]}, schema=schema)
-            by_id = found.join(self.ids, on=COMMAND_ID, how="inner").select(ITEM_ID, LABEL)
+            unseen = known.filter(pl.col(LABEL).is_null()).drop(LABEL)
+            found = pl.Series(COMMAND_ID, [ids.of(name) for name in unseen[ITEM_ID].to_list()], dtype=pl.String)
+            by_id = unseen.with_columns(found).join(self.ids, on=COMMAND_ID, how="left").drop(COMMAND_ID)
             known = pl.concat([known.drop_nulls(LABEL), by_id])
-        renamed = known.drop_nulls(LABEL).filter(pl.col(LABEL) != pl.col(ITEM_ID))
-        return events.with_columns(pl.col(ITEM_ID).replace(renamed[ITEM_ID], renamed[LABEL]))
+        renamed = known.filter(pl.col(LABEL) != pl.col(ITEM_ID))
+        replaced = events.with_columns(pl.col(ITEM_ID).replace(renamed[ITEM_ID], renamed[LABEL]))
+        return replaced, int(known.filter(pl.col(LABEL).is_null())[_COUNT].sum())
 
 
 def _text(*names: str) -> dict[str, type[pl.String]]:
     return dict.fromkeys(names, pl.String)
-
-
-Row = tuple[int, dict[str, str]]  # its number, the first below the header being 1; its cells
-
-
-def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
-    """Rows of a CSV file with a header, as text; `columns` must be there and filled.
-
-    Raises:
-        InputError: no such file, not CSV, not UTF-8, a column is missing, or a cell of `columns` is blank.
-    """
-    previous = csv.field_size_limit(LONGEST_FIELD)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            for column in columns:
-                if column not in (reader.fieldnames or []):
-                    raise missing_column(path, column, reader.fieldnames or [])
-            rows = list(enumerate(reader, start=1))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV: {error}") from error
-    finally:
-        csv.field_size_limit(previous)
-    for number, row in rows:
-        for column in columns:
-            if not row[column]:
-                raise InputError(f"{path}: row {number}: column '{column}' is empty; fill it or delete the row")
-    return rows
-
-
-def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file that `read_rows` reads back as it was; None is an empty cell."""
-    with atomic_file(path) as work, work.open("w", encoding="utf-8", newline="") as stream:
-        for row in (columns, *rows):
-            stream.write(",".join("" if cell is None else _quoted(str(cell)) for cell in row) + "\n")
-
-
-def _quoted(cell: str) -> str:
-    # The csv module's writer leaves a lone carriage return bare, which its reader takes for the end of a row.
-    return '"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\r\n') else cell
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,7 @@ class Funnel:
 
     stages: dict[str, Stage] = field(default_factory=dict)
 
-    def drop(
-        self, stage: str, frame: pl.DataFrame, reason: pl.Series, hidden: pl.Series | None = None
-    ) -> pl.DataFrame:
+    def drop(self, stage: str, frame: pl.DataFrame, reason: pl.Series, hidden: pl.Series | None = None) -> pl.DataFrame:
         """Keep the rows of `frame` whose `reason` (String) is null; count the others by reason.
 
         `hidden` (Boolean): rows that stay although they are counted as gone; no later stage may count them.

@@ -13,8 +13,9 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from recsys.cleaning.fitting import RedundancyConfig
+from recsys.cleaning.small_tables import read_rows
 from recsys.config import StrictModel
-from recsys.errors import InputError, missing_column, nearest
+from recsys.errors import InputError, nearest
 from recsys.schema import ITEM_ID, MERGE_COUNT, TIMESTAMP
 
 HIGH, LOW, DECISION, LEAVES = "high", "low", "decision", "leaves"
@@ -116,23 +117,22 @@ def refuse_cycle(graph: Leavers, pair: RedundantPair, path: Path, row: int) -> N
 
 
 def read_decisions(path: Path, drop: Literal["high", "low"]) -> list[tuple[int, RedundantPair, str]]:
-    """(row of the file, pair, drop or keep) of each row of a table of pairs; `drop`: who leaves if it does not say.
+    """(number of the row, pair, drop or keep) of each row of a table of pairs; `drop`: who leaves if it does not say.
 
     Raises:
         InputError: names file, row, column and what would do.
     """
-    table = _read_table(path, drop)
     found: list[tuple[int, RedundantPair, str]] = []
     first: dict[tuple[str, str], tuple[int, tuple[str, str]]] = {}
-    for row, values in enumerate(table.iter_rows(named=True), start=2):
-        for column, known in ((DECISION, DECISIONS), (LEAVES, SIDES)):
-            if values[column] not in known:
-                hint = nearest(values[column], known)
-                raise InputError(f"{path}: row {row}: {column} '{values[column]}' is not known{hint}")
+    for row, values in read_rows(path, (HIGH, LOW, DECISION)):
+        decision, leaves = values[DECISION].strip(), values.get(LEAVES, "").strip() or drop
+        for column, value, known in ((DECISION, decision, DECISIONS), (LEAVES, leaves, SIDES)):
+            if value not in known:
+                raise InputError(f"{path}: row {row}: {column} '{value}' is not known{nearest(value, known)}")
         high, low = values[HIGH], values[LOW]
-        if not high or not low or high == low:
+        if high == low:
             raise InputError(f"{path}: row {row}: high ('{high}') and low ('{low}') must be two different commands")
-        said = (values[DECISION], values[LEAVES] if values[DECISION] == "drop" else "")
+        said = (decision, leaves if decision == "drop" else "")
         before, was = first.setdefault((high, low), (row, said))
         if was != said:
             raise InputError(
@@ -140,23 +140,9 @@ def read_decisions(path: Path, drop: Literal["high", "low"]) -> list[tuple[int, 
                 f"'{' '.join(was).strip()}' in row {before}; leave one of the two rows"
             )
         if before == row:
-            found.append((row, RedundantPair(high=high, low=low, drop=values[LEAVES]), values[DECISION]))
+            side: Literal["high", "low"] = "high" if leaves == HIGH else "low"
+            found.append((row, RedundantPair(high=high, low=low, drop=side), decision))
     return found
-
-
-def _read_table(path: Path, drop: str) -> pl.DataFrame:
-    try:
-        table = pl.read_csv(path, infer_schema=False).with_columns(pl.all().fill_null(""))
-    except pl.exceptions.NoDataError:
-        raise InputError(f"{path}: empty; needs the columns {HIGH}, {LOW}, {DECISION}") from None
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
-    for column in (HIGH, LOW, DECISION):
-        if column not in table.columns:
-            raise missing_column(path, column, table.columns)
-    leaves = pl.col(LEAVES) if LEAVES in table.columns else pl.lit("")
-    stripped = table.select(pl.col(HIGH), pl.col(LOW), pl.col(DECISION).str.strip_chars(), leaves.alias(LEAVES))
-    return stripped.with_columns(pl.when(pl.col(LEAVES) == "").then(pl.lit(drop)).otherwise(LEAVES).alias(LEAVES))
 
 
 def same_window(session: np.ndarray, time: np.ndarray, at: np.ndarray, offset: int, seconds: float) -> np.ndarray:

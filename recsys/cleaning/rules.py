@@ -93,9 +93,9 @@ def apply_rules(events: pl.DataFrame, profile: Profile, rules: Rules, funnel: Fu
 def align_events(events: pl.DataFrame, profile: Profile, rules: Rules, funnel: Funnel) -> pl.DataFrame:
     """Names become labels, redundant commands leave, equal neighbours that come about collapse."""
     if rules.dictionary is not None:
-        aligned = rules.dictionary.apply(events, profile.align)
+        aligned, unknown = rules.dictionary.apply_counted(events, profile.align)
         renamed = int((aligned[ITEM_ID] != events[ITEM_ID]).sum())
-        funnel.count("align", events.height, events.height, {}, renamed=renamed)
+        funnel.count("align", events.height, events.height, {}, renamed=renamed, not_in_dictionary=unknown)
         events = aligned
     if rules.redundancy is not None:
         events = funnel.drop("redundancy", events, redundancy_reasons(events, SESSION_ID, rules.redundancy))

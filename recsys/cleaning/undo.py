@@ -49,9 +49,7 @@ class UndoStack:
         self._done: dict[str, list[_Event]] = {}
         self._undone: dict[str, list[_Event]] = {}
 
-    def feed(
-        self, row: int, kind: int, name: str, time: int = 0, follows_hidden: bool = False
-    ) -> tuple[Change, ...]:
+    def feed(self, row: int, kind: int, name: str, time: int = 0, follows_hidden: bool = False) -> tuple[Change, ...]:
         """Take the next row and say what it changed: at most three rows, itself included.
 
         Args:

@@ -180,7 +180,7 @@ class NvtabularWorkflow(Workflow):
             dropped_rows["older_than_newest"] = int((lengths - kept).sum())
         if training and config.min_length > 1:
             dropped_sequences["min_length"] = len(kept) - len(long)
-            dropped_rows["min_length"] = int(kept.sum() - long.sum())
+            dropped_rows["min_length"] = int(kept.sum()) - int(long.sum())
         return Sequences(frame, prepared.height, out, dropped_rows, dropped_sequences, noted)
 
     def _keyed(self, prepared: pl.DataFrame, names: list[str]) -> pl.DataFrame:
@@ -226,7 +226,7 @@ class NvtabularWorkflow(Workflow):
     def _stage(self, rows: pl.DataFrame, folder: Path) -> list[Path]:
         """Rows as Parquet files for the workers; sessions may be torn apart, which the shuffle mends."""
         size = -(-rows.height // self._partitions)
-        files = []
+        files: list[Path] = []
         for start in range(0, rows.height, size):
             files.append(folder / f"rows-{len(files):05d}.parquet")
             rows.slice(start, size).write_parquet(files[-1])

@@ -63,6 +63,9 @@ class SplitResult:
 def load_splits(folder: Path) -> SplitResult:
     """Read what `SplitResult.save` wrote; checks columns, names of splits and that no group stands twice."""
     path = folder / "splits.parquet"
+    for needed in (path, folder / "splits.json"):
+        if not needed.is_file():
+            raise InputError(f"{needed}: no such file; give a folder that data_processing.split has written")
     try:
         table = pl.read_parquet(path)
         report = json.loads((folder / "splits.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A fitted workflow on disk: workflow.json, items.parquet, unique.<column>.parquet and schema.pbtxt (Merlin's shapes)."""
+"""A fitted workflow on disk: workflow.json, items.parquet; unique.<column>.parquet, schema.pbtxt (Merlin's shapes)."""
 
 import json
 from pathlib import Path

@@ -109,9 +109,7 @@ def _clean(
     )
 
 
-def _clean_log(
-    logs: Path, profile: Profile, rules: Rules, max_bytes: int
-) -> tuple[pl.DataFrame, dict[str, int]]:
+def _clean_log(logs: Path, profile: Profile, rules: Rules, max_bytes: int) -> tuple[pl.DataFrame, dict[str, int]]:
     key = key_column(profile)
     keys: list[pl.Series] = []
 

@@ -82,7 +82,7 @@ def test_labels_are_followed_however_long_the_way(tmp_path):
         ("message,label\na,\n", ["row 1", "'label' is empty"]),
         ("message,lable\na,a\n", ["column 'label' is missing", "did you mean 'lable'"]),
         ('message,label\n"a,a\n', ["cannot be read as CSV"]),
-        ("", ["column 'message' is missing"]),
+        ("", ["empty; needs the columns message, label"]),
     ],
 )
 def test_what_a_person_got_wrong_is_one_line(tmp_path, text, words):

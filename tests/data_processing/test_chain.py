@@ -133,7 +133,7 @@ def test_an_error_in_a_stage_leaves_the_stages_before_and_the_folder_as_it_was(o
     bad = tmp_path / "overrides.csv"
     bad.write_text("high,low,decision\nTool: Wal (-203),Tool: None (1),drop\n")
     before = contents(out)
-    with pytest.raises(InputError, match=r"overrides\.csv: row 2"):
+    with pytest.raises(InputError, match=r"overrides\.csv: row 1"):
         run(replace(settings, redundancy_overrides=bad), out)
     assert {n: d for n, d in contents(out).items() if n != "run.json"} == {
         n: d for n, d in before.items() if n != "run.json"

@@ -9,8 +9,8 @@ import pytest
 from data_processing.cleaning import clean
 from data_processing.filter import filter_events, main
 from data_processing.reconstruct import reconstruct
-from recsys.cleaning.rules import Rules
 from recsys.cleaning.profile import load_profile
+from recsys.cleaning.rules import Rules
 from recsys.config import SplitConfig
 from recsys.errors import InputError
 

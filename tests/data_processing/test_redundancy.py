@@ -276,11 +276,11 @@ def test_an_override_beats_what_would_close_a_circle_with_it(tmp_path):
     [
         (
             "high,low,decision\nH,L,drop\nothr 1,L,drop\n",
-            r"row 3: column high: no event of 'othr 1' \(did you mean 'other",
+            r"row 2: column high: no event of 'othr 1' \(did you mean 'other",
         ),
-        ("high,low,decision\nH,qqqqq,keep\n", "row 2: column low: no event of 'qqqqq'$"),
-        ("high,low,decision\nH,L,drop\nH,L,keep\n", "row 3: .* in row 2"),
-        ("high,low,decision\nH,L,drop\nL,H,drop\n", "row 3: 'L' would leave because of 'H'"),
+        ("high,low,decision\nH,qqqqq,keep\n", "row 1: column low: no event of 'qqqqq'$"),
+        ("high,low,decision\nH,L,drop\nH,L,keep\n", "row 2: .* in row 1"),
+        ("high,low,decision\nH,L,drop\nL,H,drop\n", "row 2: 'L' would leave because of 'H'"),
     ],
 )
 def test_bad_overrides(tmp_path, text, message):

@@ -179,12 +179,12 @@ def test_overrides_win(tmp_path: Path, embedders: list[WordEmbedder]) -> None:
     [
         (
             "item_id,target\nTool: Wal (-203),Wall\n",
-            r"mine.csv, row 2: no command 'Tool: Wal \(-203\)' \(did you mean 'Tool: Wall",
+            r"mine.csv: row 1: no command 'Tool: Wal \(-203\)' \(did you mean 'Tool: Wall",
         ),
-        (f"item_id,target\n{ITEMS[0]},Wall\n{ITEMS[0]},Group\n", "row 3: .* stands in row 2 already"),
-        (f"item_id,target\n{ITEMS[0]},Wal\n", r"row 2: target 'Wal' is none .*did you mean 'Wall'"),
+        (f"item_id,target\n{ITEMS[0]},Wall\n{ITEMS[0]},Group\n", "row 2: .* stands in row 1 already"),
+        (f"item_id,target\n{ITEMS[0]},Wal\n", r"row 1: target 'Wal' is none .*did you mean 'Wall'"),
         ("item,target\nx,Wall\n", "column 'item_id' is missing"),
-        ("item_id,other\nx,Wall\n", "column 'classification' is missing"),
+        ("item_id,other\nx,Wall\n", "has none of the columns summary, classification, target; columns: item_id, other"),
     ],
 )
 def test_wrong_overrides_are_one_line(tmp_path: Path, embedders: list[WordEmbedder], text: str, message: str) -> None:

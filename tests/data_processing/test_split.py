@@ -139,6 +139,11 @@ def test_what_cannot_be_is_one_line(tmp_path):
     folder = raw(tmp_path, {"a": COMMON, "b": COMMON})
     with pytest.raises(ConfigError, match="'document' splits pieces of sessions, which `recsys preprocess` does"):
         split_groups(folder, SplitConfig(rule="document"))
+    for rule in ("leave_last", "time", "position"):
+        with pytest.raises(
+            ConfigError, match=f"'{rule}' splits sequences, which `recsys preprocess` does: give it the"
+        ):
+            split_groups(folder, SplitConfig(rule=rule))
     with pytest.raises(ConfigError, match="no group 'z' in the events"):
         split_groups(folder, SplitConfig(rule="list", test_groups=["z"]))
     with pytest.raises(InputError, match="not a folder of data_processing.reconstruct"):

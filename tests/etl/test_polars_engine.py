@@ -120,6 +120,7 @@ def test_test_rows_do_not_reach_the_workflow(tmp_path):
     files = sorted(p.name for p in (tmp_path / "out-one" / "workflow").iterdir())
     assert files == [
         "items.parquet",
+        "schema.pbtxt",
         "unique.cat.parquet",
         "unique.item_id.parquet",
         "unique.target.parquet",

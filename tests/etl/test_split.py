@@ -179,3 +179,12 @@ def test_groups_are_users_where_there_are_any():
     assert group_column(SplitConfig(rule="document"), ["session_id", "user_id"]) == "session_id"
     with pytest.raises(InputError, match="'user_id' is missing"):
         group_column(SplitConfig(by="user_id"), ["session_id"])
+
+
+def test_the_report_names_the_rule_and_what_it_depends_on():
+    pairs = table(random_pairs(0))
+    share = assign_splits(pairs, SplitConfig(test_share=0.2, seed=3)).report
+    wanted = {"rule": "share", "seed": 3, "test_share": 0.2, "validation_share": 0.1, "coverage": True}
+    assert share.items() >= wanted.items() and "every" not in share
+    nth = assign_splits(pairs, SplitConfig(rule="every_nth", every=4, coverage=False)).report
+    assert nth.items() >= {"every": 4, "validation_share": 0.1, "coverage": False}.items() and "test_share" not in nth

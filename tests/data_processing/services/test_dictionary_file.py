@@ -56,10 +56,11 @@ def test_the_name_follows_the_content(write):
     [
         ("text,translated\na,b\n", "column 'translation' is missing.*did you mean 'translated'"),
         ("text,translation\n", "holds no translation"),
-        ("", "column 'text' is missing"),
-        ("text,translation\na,b\nc,\n", "line 3: text or translation is blank"),
-        ("text,translation\na\n", "line 2: text or translation is blank"),
-        ("text,translation\na,b\na,c\n", "line 3: 'a' is 'b' above and 'c' here; keep one"),
+        ("", "empty; needs the columns text, translation"),
+        ("text,translation\na,b\nc,\n", "row 2: column 'translation' is empty"),
+        ("text,translation\na\n", "row 1: column 'translation' is empty"),
+        ("text,translation\na, \n", "row 1: text or translation is blank"),
+        ("text,translation\na,b\na,c\n", "row 2: 'a' is 'b' above and 'c' here; keep one"),
     ],
 )
 def test_bad_files(write, content, reason):
@@ -68,7 +69,7 @@ def test_bad_files(write, content, reason):
 
 
 def test_not_text(write, tmp_path):
-    with pytest.raises(InputError, match="words.csv: not a readable CSV file"):
+    with pytest.raises(InputError, match="words.csv: row 1: not UTF-8; save as UTF-8"):
         DictionaryFile(write("text,translation\nä,b\n", "latin-1"))
-    with pytest.raises(InputError, match="not a readable CSV file"):
+    with pytest.raises(InputError, match="missing.csv: no such file"):
         DictionaryFile(tmp_path / "missing.csv")
