@@ -16,13 +16,14 @@ import numpy as np
 
 from data_processing import services
 from data_processing.align_cluster import Points, cluster, name_features, unit_rows
-from data_processing.align_names import ENGLISH, Message, read_messages, set_languages, several_names
+from data_processing.align_names import ENGLISH, Message, read_messages, set_languages, several_names, unused_patterns
 from data_processing.align_overrides import final_labels, read_overrides
-from data_processing.parts import REPORT_FILE, EventsFolder, stage_parser, write_json
+from data_processing.parts import REPORT_FILE, EventsFolder, default_cache, stage_parser, write_json
 from data_processing.services.protocols import Embedder, Translator, Vectors
-from recsys.cleaning.dictionary import DICTIONARY_FILE, write_rows
+from recsys.cleaning.dictionary import DICTIONARY_FILE
 from recsys.cleaning.fitting import AlignConfig
 from recsys.cleaning.profile import Profile, load_profile
+from recsys.cleaning.small_tables import write_rows
 from recsys.errors import ConfigError
 from recsys.runtime import atomic_folder, command_line, note
 
@@ -67,6 +68,7 @@ def align(
     if profile.align is None:
         raise ConfigError(f"profile '{profile.name}' has no section 'align'; add one, or leave this stage out")
     folder = EventsFolder(events, profile)
+    folder.require_unfiltered()
     with atomic_folder(out, replace=overwrite, markers=(DICTIONARY_FILE, REPORT_FILE)) as work:
         run = _Alignment(read_messages(folder.parts, profile.align), profile.align, cache)
         given = read_overrides(overrides, {m.text for m in run.messages}) if overrides else {}
@@ -77,9 +79,12 @@ def align(
         rows = run.rows(labels, set(given))
         write_rows(work / DICTIONARY_FILE, COLUMNS, rows)
         report = {"source": str(events), "profile": profile.name, **run.report(rows)}
+        report["notes"] = unused_patterns(run.messages, profile.align)
         report["ids_of_several_names"] = several_names(run.messages, folder.parts)[:LISTED]
         write_json(work / REPORT_FILE, report)
         write_json(work / SERVICES_FILE, run.service_report())
+    for line in report["notes"]:
+        note(line)
     for doubt in report["ids_of_several_names"][:3]:
         names = ", ".join(f"'{name}'" for name in doubt["names"])
         note(
@@ -295,12 +300,19 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--profile", help="cleaning rules: built-in name or YAML file (default: those of --events)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; appears when all went well")
     parser.add_argument("--overrides", type=Path, help="CSV message,label: wins over what is found")
-    parser.add_argument("--cache", type=Path, help="folder where answers of services are kept")
+    parser.add_argument(
+        "--cache", type=Path, help="folder where answers of services are kept (default: cache, beside --out)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace --out where it exists")
     given = parser.parse_args(arguments)
     profile = load_profile(given.profile) if given.profile else EventsFolder(given.events).profile
     report = align(
-        given.events, profile, given.out, overrides=given.overrides, cache=given.cache, overwrite=given.overwrite
+        given.events,
+        profile,
+        given.out,
+        overrides=given.overrides,
+        cache=given.cache or default_cache(given.out),
+        overwrite=given.overwrite,
     )
     found = ", ".join(f"{count:,} by {source}" for source, count in report["sources"].items())
     file = given.out / DICTIONARY_FILE

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from data_processing.parts import read_table
 from data_processing.services import UNKNOWN_LANGUAGE, LanguageIdentifier
 from recsys.cleaning.dictionary import CommandIds
 from recsys.cleaning.fitting import AlignConfig
@@ -19,6 +20,7 @@ from recsys.schema import CATEGORY, ITEM_ID, SESSION_ID
 COUNT = "count"
 ENGLISH = "en"
 SHOWN_NAMES = 5
+SHOWN_LENGTH = 100  # characters of a message in a note
 _PARTS_AT_ONCE = 16  # of counts held before they are summed
 
 
@@ -53,7 +55,7 @@ def read_messages(parts: Sequence[Path], align: AlignConfig) -> list[Message]:
     counts: list[pl.DataFrame] = []
     for path in progress(parts, "messages", unit="part"):
         columns = [c for c in (ITEM_ID, CATEGORY) if c in pl.read_parquet_schema(path)]
-        part = pl.read_parquet(path, columns=columns).drop_nulls(ITEM_ID)
+        part = read_table(path, columns).drop_nulls(ITEM_ID)
         if CATEGORY not in columns:
             part = part.with_columns(pl.lit(None, pl.String).alias(CATEGORY))
         counts.append(part.group_by(ITEM_ID, CATEGORY).agg(pl.len().cast(pl.Int64).alias(COUNT)))
@@ -91,7 +93,7 @@ def several_names(messages: list[Message], parts: Sequence[Path]) -> list[dict[s
     held: Counter[str] = Counter()
     several: Counter[str] = Counter()
     for path in progress(parts, "ids", unit="part"):
-        found = pl.read_parquet(path, columns=[SESSION_ID, ITEM_ID]).join(table, on=ITEM_ID, how="inner")
+        found = read_table(path, [SESSION_ID, ITEM_ID]).join(table, on=ITEM_ID, how="inner")
         names = found.group_by(SESSION_ID, "id").agg(pl.col("name").n_unique())
         held.update(names["id"].to_list())
         several.update(names.filter(pl.col("name") > 1)["id"].to_list())
@@ -106,6 +108,17 @@ def _name(text: str, pattern: re.Pattern[str] | None) -> str:
     found = pattern.search(text) if pattern else None
     name = " ".join(group for group in found.groups() if group) if found else ""
     return name.strip() or text
+
+
+def unused_patterns(messages: Sequence[Message], align: AlignConfig) -> list[str]:
+    """A line for each pattern of the profile that matches no message, so that a mistake in it shows."""
+    patterns = {"align.id_pattern": align.id_pattern, "align.name_pattern": align.name_pattern}
+    return [
+        f"{name} of the profile matches none of {len(messages):,} messages, of which the most frequent is "
+        f"'{messages[0].text[:SHOWN_LENGTH]}'"
+        for name, pattern in patterns.items()
+        if pattern is not None and messages and not any(re.search(pattern, m.text) for m in messages)
+    ]
 
 
 def set_languages(messages: list[Message], parts: Sequence[Path], identifier: LanguageIdentifier) -> None:
@@ -126,7 +139,7 @@ def set_languages(messages: list[Message], parts: Sequence[Path], identifier: La
     ).filter((pl.col("language") != UNKNOWN_LANGUAGE) & (pl.col("weight") > 0))
     counts: list[pl.DataFrame] = []
     for path in progress(parts, "languages", unit="part"):
-        counts.append(_session_votes(pl.read_parquet(path, columns=[SESSION_ID, ITEM_ID]), votes))
+        counts.append(_session_votes(read_table(path, [SESSION_ID, ITEM_ID]), votes))
         if len(counts) >= _PARTS_AT_ONCE:
             counts = [_summed_votes(counts)]
     won = _summed_votes(counts).sort("sessions", "language", descending=[True, False])

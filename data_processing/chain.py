@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from data_processing.align import align
+from data_processing.chain_inputs import content, listing, require_readable, service_files
 from data_processing.filter import filter_events
-from data_processing.parts import write_json
+from data_processing.parts import refuse_inside, write_json
 from data_processing.reconstruct import reconstruct
 from data_processing.redundancy import mine_redundancy
 from data_processing.split import write_splits
 from data_processing.workflows import learn_workflows
 from recsys.buckets import LOOP, Workers
-from recsys.cleaning.fitting import AlignConfig, ServiceConfig, SideInformationConfig
 from recsys.cleaning.profile import Profile
 from recsys.cleaning.sources import LogReader
 from recsys.cleaning.streams import DEFAULT_MAX_BYTES
-from recsys.config import SplitConfig
+from recsys.config import SplitConfig, save_config
 from recsys.errors import ConfigError, InputError, nearest
 from recsys.runtime import atomic_file, read_json, sha256_file
 
@@ -36,6 +36,7 @@ _USED_BY = {
     "side_information_overrides": "side_information",
 }
 _DAMAGED = "pass --overwrite to run all stages anew"
+_AFTER_FILTER = {"workflows", "side_information"}  # sections that filter only hands on
 _FITTED = {"align", "redundancy", "workflows", "side_information", "rare", "min_length"}  # not for reconstruct
 
 
@@ -105,6 +106,7 @@ class Chain:
             if getattr(settings, flag) is not None and getattr(settings.profile, stage) is None:
                 missing = f"profile {settings.profile.name}: has no section '{stage}'"
                 raise ConfigError(f"{missing}, so --{flag.replace('_', '-')} is of no use")
+        refuse_inside(out, settings.logs)
 
     def open(self, anew: bool = False) -> None:
         """Make the folder, or take up an earlier run's; remove what a killed stage left half-written.
@@ -131,7 +133,7 @@ class Chain:
 
     def key(self, stage: Stage) -> str:
         """Hash of all that the stage's bytes depend on."""
-        before = {name: [self.now[name], _content(self.products.get(name))] for name in stage.after}
+        before = {name: [self.now[name], content(self.products.get(name))] for name in stage.after}
         text = json.dumps([version("recsys"), stage.name, stage.settings, before], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -140,7 +142,31 @@ class Chain:
         finished = self.keys.get(stage.name) == key and (self.out / stage.name / (stage.product or "")).exists()
         if finished:
             self._know(stage, key)
+            self._refresh(self.out / stage.name / "cleaning" / "profile.yaml")
         return finished
+
+    def _refresh(self, saved: Path) -> None:
+        """Bring the profile that a folder hands on up to date: its events do not depend on every section."""
+        if not saved.is_file():
+            return
+        work = self.out / f".{STATE_FILE}.profile"
+        save_config(self.given.profile, work)
+        if work.read_bytes() == saved.read_bytes():
+            work.unlink()
+        else:
+            work.replace(saved)
+
+    def unused(self) -> list[str]:
+        """What was given for a stage that is not of this run."""
+        return [
+            f"--{flag.replace('_', '-')} has no effect: {stage} is not run"
+            for flag, stage in _USED_BY.items()
+            if getattr(self.given, flag) is not None and not self._wanted(stage)
+        ]
+
+    def left_over(self) -> list[str]:
+        """Stages that are not of this run, but of which an earlier one has left the folder."""
+        return [name for name in STAGES if name not in self.now and (self.out / name).is_dir()]
 
     def begin(self, stage: Stage) -> None:
         """Note that the stage's folder is about to change: killed on the way, it is no longer what its key says.
@@ -187,7 +213,9 @@ class Chain:
         return self.out / made[0]
 
     def stages(self) -> list[Stage]:
-        """Those of this run, in order."""
+        """Those of this run, in order; looks at what was given before anything is made."""
+        own = {flag: getattr(self.given, flag) for flag in _USED_BY if flag != "docs"}
+        require_readable(self.given.profile, **own)
         names = [name for name in STAGES if self._wanted(name)]
         makers = {
             "reconstruct": self._reconstruct,
@@ -204,9 +232,9 @@ class Chain:
         given = self.given
         reader = LogReader(given.logs, given.profile)
         settings = {
-            "logs": _listing(given.logs),
-            "metadata": _content(given.metadata),
-            "beside": [] if given.metadata else [_listing(path) for path in reader.metadata_beside()],
+            "logs": listing(given.logs),
+            "metadata": content(given.metadata),
+            "beside": [] if given.metadata else [listing(path) for path in reader.metadata_beside()],
             "profile": given.profile.model_dump(mode="json", exclude=_FITTED),
         }
 
@@ -239,8 +267,8 @@ class Chain:
         given = self.given
         settings = {
             "align": _section(given.profile, "align"),
-            "files": _service_files(given.profile.align),
-            "overrides": _content(given.dictionary_overrides),
+            "files": service_files(given.profile.align),
+            "overrides": content(given.dictionary_overrides),
         }
 
         def make(out: Path) -> object:
@@ -260,7 +288,7 @@ class Chain:
         dictionary = self._product("align", "command_dictionary.csv", names)
         settings = {
             "redundancy": _section(given.profile, "redundancy"),
-            "overrides": _content(given.redundancy_overrides),
+            "overrides": content(given.redundancy_overrides),
         }
 
         def make(out: Path) -> object:
@@ -281,7 +309,7 @@ class Chain:
         given = self.given
         dictionary = self._product("align", "command_dictionary.csv", names)
         pairs = self._product("redundancy", "redundancy.csv", names)
-        settings = {"profile": given.profile.model_dump(mode="json")}
+        settings = {"profile": given.profile.model_dump(mode="json", exclude=_AFTER_FILTER)}
 
         def make(out: Path) -> object:
             return filter_events(
@@ -300,7 +328,7 @@ class Chain:
 
     def _workflows(self, names: list[str]) -> Stage:
         given = self.given
-        settings = {"workflows": _section(given.profile, "workflows"), "given": _content(given.workflows)}
+        settings = {"workflows": _section(given.profile, "workflows"), "given": content(given.workflows)}
 
         def make(out: Path) -> object:
             return learn_workflows(
@@ -319,9 +347,9 @@ class Chain:
         before = "workflows" if "workflows" in names else "filter"
         settings = {
             "side_information": _section(given.profile, "side_information"),
-            "files": _service_files(given.profile.side_information),
-            "docs": _listing(given.docs) if given.docs else None,
-            "overrides": _content(given.side_information_overrides),
+            "files": service_files(given.profile.side_information),
+            "docs": listing(given.docs) if given.docs else None,
+            "overrides": content(given.side_information_overrides),
         }
 
         def make(out: Path) -> object:
@@ -367,25 +395,3 @@ def _section(profile: Profile, name: str) -> dict[str, Any]:
     section = getattr(profile, name)
     values: dict[str, Any] = section.model_dump(mode="json")
     return values
-
-
-def _service_files(section: AlignConfig | SideInformationConfig | None) -> dict[str, list[list[Any]]]:
-    """The files that services of a section read."""
-    services = [value for _, value in section or () if isinstance(value, ServiceConfig)]
-    return {s.path: _listing(Path(s.path)) for s in services if s.path is not None and Path(s.path).exists()}
-
-
-def _listing(path: Path) -> list[list[Any]]:
-    """Names, sizes and times of the files under a path: reading terabytes to see that nothing changed is no option."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return [[str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
-
-
-def _content(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    return sha256_file(path)

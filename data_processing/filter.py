@@ -16,11 +16,13 @@ from typing import Any
 import polars as pl
 
 from data_processing.parts import (
+    COMMANDS_FILE,
     REPORT_FILE,
     EventsFolder,
     add_workers,
     file_in,
     given_workers,
+    read_table,
     stage_parser,
     write_json,
 )
@@ -29,7 +31,7 @@ from data_processing.split import split_groups
 from recsys.buckets import LOOP, Workers
 from recsys.cleaning.dictionary import Dictionary
 from recsys.cleaning.funnel import Funnel
-from recsys.cleaning.profile import Profile
+from recsys.cleaning.profile import Profile, load_profile
 from recsys.cleaning.redundancy import Redundancy
 from recsys.cleaning.rules import Rules, align_events, drop_commands
 from recsys.cleaning.sources import attributes
@@ -37,11 +39,11 @@ from recsys.config import SplitConfig, load_config, save_config
 from recsys.errors import ConfigError, InputError
 from recsys.etl.plan import KEPT
 from recsys.etl.split import GROUP, SPLIT, SplitResult, group_column, group_expression, load_splits
-from recsys.runtime import atomic_folder, command_line, progress
+from recsys.runtime import atomic_folder, command_line, note, progress
 from recsys.schema import ITEM_ID, SESSION_ID
 
 COUNT = "count"
-COMMANDS_FILE = "commands.parquet"
+_MANY_UNKNOWN = 0.05  # share of events from which on a dictionary seems to be of another log
 
 
 def filter_events(
@@ -76,6 +78,7 @@ def filter_events(
         InputError: no such folder or file, or no event is left (names the stage that let nothing through).
     """
     folder = EventsFolder(events, profile)
+    folder.require_unfiltered()
     if redundancy is not None and folder.profile.redundancy is None:
         raise ConfigError(f"profile {folder.profile.name}: has no section 'redundancy', which gives the window")
     rules = Rules(
@@ -96,7 +99,19 @@ def filter_events(
         report["stages"] += run.funnel.to_list()
         report["result"] = run.facts()
         write_json(work / REPORT_FILE, report)
+    if dictionary is not None:
+        _note_unknown(run.funnel, dictionary)
     return report
+
+
+def _note_unknown(funnel: Funnel, dictionary: Path) -> None:
+    stage = funnel.stages["align"]
+    unknown = stage.facts["not_in_dictionary"]
+    if unknown:
+        share = unknown / stage.rows_in
+        why = "; was it made of another log?" if share >= _MANY_UNKNOWN else ""
+        what = f"{unknown:,} of {stage.rows_in:,} events ({share:.1%}) keep their names, which are not in it"
+        note(f"{dictionary}: {what}{why}")
 
 
 @dataclass
@@ -146,7 +161,7 @@ class _Task:
 
 def _filter_part(task: _Task) -> _Found:
     found, profile = _Found(), task.profile
-    events = pl.read_parquet(task.source)
+    events = read_table(task.source)
     if task.first:
         events = align_events(events, profile, task.rules, found.funnel)
         events = _drop_short("length", events, profile, found.funnel)
@@ -221,7 +236,7 @@ class _Filter:
         path = self.folder.path / METADATA_FILE
         if not path.is_file():
             return None
-        table = pl.read_parquet(path)
+        table = read_table(path)
         if self.rules.dictionary is None:
             return table
         label = self.rules.dictionary.apply(table.select(ITEM_ID), self.profile.align)[ITEM_ID].alias("label")
@@ -248,6 +263,17 @@ class _Filter:
 def _counts(values: pl.Series) -> dict[str, int]:
     table = values.value_counts()
     return dict(zip(table[:, 0].to_list(), table[:, 1].to_list(), strict=True))
+
+
+def _note_unused(profile: Profile, dictionary: Path | None, redundancy: Path | None) -> None:
+    """Say which sections of the profile had no part in this, for want of a flag."""
+    for section, flag, given, stays in (
+        (profile.align, "--dictionary", dictionary, "names stay as the log has them"),
+        (profile.redundancy, "--redundancy", redundancy, "redundant commands stay"),
+    ):
+        if section is not None and given is None:
+            stage = "align" if section is profile.align else "redundancy"
+            note(f"profile {profile.name} has a section '{stage}', but {flag} is not given: {stays}")
 
 
 @command_line
@@ -281,6 +307,7 @@ def main(arguments: Sequence[str]) -> None:
         overwrite=given.overwrite,
         workers=given_workers(given),
     )
+    _note_unused(load_profile(given.out / "cleaning" / "profile.yaml"), given.dictionary, given.redundancy)
     result = report["result"]
     print(f"{given.out}: {result['events']:,} events, {result['sessions']:,} sessions, {result['commands']:,} commands")
 

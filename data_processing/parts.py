@@ -4,6 +4,8 @@ import argparse
 import json
 import os
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +15,7 @@ from recsys.buckets import Engine, Workers
 from recsys.cleaning.profile import Profile, load_profile
 from recsys.errors import InputError, one_line
 
-REPORT_FILE = "report.json"
+REPORT_FILE, COMMANDS_FILE = "report.json", "commands.parquet"
 
 
 class EventsFolder:
@@ -35,16 +37,18 @@ class EventsFolder:
         if not self.parts:
             raise InputError(f"{path}: events/ holds no part-*.parquet")
         for part in self.parts:
-            try:
+            with _naming(part):
                 pl.read_parquet_schema(part)  # stands at the end of a file, so one that was cut off has none
-            except (OSError, pl.exceptions.PolarsError) as error:
-                why = f"not a readable Parquet file (cut off?): {one_line(error)}"
-                raise InputError(f"{part}: {why}; run the stage that wrote it again") from error
 
     @property
     def columns(self) -> list[str]:
         """Columns of the events."""
         return list(pl.read_parquet_schema(self.parts[0]))
+
+    def require_unfiltered(self) -> None:
+        """Raise where `data_processing.filter` has been here: it renames, drops and merges what is counted."""
+        if (self.path / COMMANDS_FILE).is_file():
+            raise InputError(f"{self.path}: is filtered already; give the folder of data_processing.reconstruct")
 
     def report(self) -> dict[str, Any]:
         """What the stages so far have counted."""
@@ -54,6 +58,36 @@ class EventsFolder:
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read ({error}); run the stage that writes it again") from error
         return report
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError) as error:
+        why = f"not a readable Parquet file (cut off?): {one_line(error)}"
+        raise InputError(f"{path}: {why}; run the stage that wrote it again") from error
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Read a Parquet file that a stage wrote; `columns`: only these.
+
+    Raises:
+        InputError: it is damaged or lacks a column.
+    """
+    with _naming(path):
+        return pl.read_parquet(path, columns=None if columns is None else list(columns))
+
+
+def refuse_inside(out: Path, logs: Path) -> None:
+    """Raise where `out` would be written into the folder `logs`, and read as a log by the next run."""
+    if logs.is_dir() and out.resolve().is_relative_to(logs.resolve()):
+        raise InputError(f"{out}: lies in {logs}, whose files are read as logs; choose another --out")
+
+
+def default_cache(out: Path) -> Path:
+    """Where a stage that runs alone keeps what services answered: beside its folder, as `data_processing.run` does."""
+    return out.absolute().with_name("cache")
 
 
 def write_json(path: Path, values: Any) -> None:

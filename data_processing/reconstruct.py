@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from data_processing.parts import REPORT_FILE, add_workers, given_workers, stage_parser, write_json
+from data_processing.parts import REPORT_FILE, add_workers, given_workers, refuse_inside, stage_parser, write_json
 from recsys.buckets import LOOP, Workers
 from recsys.cleaning.funnel import Funnel
 from recsys.cleaning.parser import CLOCK, KIND
@@ -53,6 +53,7 @@ def reconstruct(
     Raises:
         InputError: unreadable input, or no event is left.
     """
+    refuse_inside(out, logs)
     with atomic_folder(out, replace=overwrite, markers=(REPORT_FILE,)) as work:
         reader = LogReader(logs, profile, max_bytes, metadata)
         with tempfile.TemporaryDirectory(dir=work) as scratch:

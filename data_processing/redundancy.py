@@ -29,13 +29,13 @@ from typing import Any
 
 from data_processing.parts import EventsFolder, file_in, stage_parser, write_json
 from data_processing.redundancy_counts import Aligner, PairCounter
-from data_processing.redundancy_table import OVERRIDE, SOURCE, decide, require_known
+from data_processing.redundancy_table import OVERRIDE, SOURCE, decide, require_known, unused_names
 from recsys.cleaning.dictionary import DICTIONARY_FILE, Dictionary
 from recsys.cleaning.profile import Profile, load_profile
 from recsys.cleaning.redundancy import DECISION, read_decisions
 from recsys.errors import ConfigError
 from recsys.etl.split import SplitResult, load_splits
-from recsys.runtime import atomic_folder, command_line
+from recsys.runtime import atomic_folder, command_line, note
 
 TABLE_FILE, SUMMARY_FILE = "redundancy.csv", "redundancy.json"
 
@@ -76,9 +76,12 @@ def mine_redundancy(
     config = profile.redundancy
     if config is None:
         raise ConfigError(f"profile {profile.name}: has no section 'redundancy'; add one, or leave this stage out")
+    folder = EventsFolder(events)
+    folder.require_unfiltered()
     splits = load_splits(splits) if isinstance(splits, Path) else splits
     wanted = read_decisions(overrides, config.drop) if overrides else []
-    counter = PairCounter(EventsFolder(events), splits, config, _aligner(dictionary))
+    aligner = _aligner(dictionary)
+    counter = PairCounter(folder, splits, config, aligner)
     with atomic_folder(out, replace=overwrite, markers=(TABLE_FILE, SUMMARY_FILE)) as work:
         counter.count()
         if overrides:
@@ -86,6 +89,7 @@ def mine_redundancy(
         candidates = counter.candidates([(pair.high, pair.low) for _, pair, _ in wanted])
         table = decide(candidates, config, wanted, overrides)
         table.write_csv(work / TABLE_FILE, float_precision=6)
+        notes = unused_names(config, list(counter.known), aligner)
         summary = {
             "events": counter.events,
             "commands": len(counter.known),
@@ -93,11 +97,13 @@ def mine_redundancy(
             "listed": table.height,
             "dropped": int((table[DECISION] == "drop").sum()),
             "overrides": int((table[SOURCE] == OVERRIDE).sum()),
-            "excluded_unknown": sorted(set(config.exclude) - counter.known.keys()),
+            "notes": notes,
             "whole_seconds": counter.whole_seconds and counter.events > 0,
             "thresholds": config.model_dump(mode="json"),
         }
         write_json(work / SUMMARY_FILE, summary)
+    for line in notes:
+        note(line)
     return summary
 
 

@@ -5,7 +5,7 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
-from data_processing.parts import EventsFolder
+from data_processing.parts import EventsFolder, read_table
 from recsys.cleaning.fitting import RedundancyConfig
 from recsys.cleaning.redundancy import HIGH, LOW, MICROSECONDS, same_window, session_numbers
 from recsys.errors import InputError
@@ -63,7 +63,7 @@ class PairCounter:
         first = 0
         columns = list(dict.fromkeys([SESSION_ID, ITEM_ID, TIMESTAMP, self.by]))
         for path in progress(self.folder.parts, "pairs", unit="part"):
-            part = pl.read_parquet(path, columns=columns)
+            part = read_table(path, columns)
             self._starts.append(first)
             self.add(self.aligner.apply(part) if self.aligner else part, first)
             first += part.height
@@ -153,7 +153,7 @@ class PairCounter:
         found: dict[int, str] = {}
         for part in np.unique(owner).tolist():
             rows = wanted[owner == part]
-            read = pl.read_parquet(self.folder.parts[part], columns=[SESSION_ID, TIMESTAMP])[rows - self._starts[part]]
+            read = read_table(self.folder.parts[part], [SESSION_ID, TIMESTAMP])[rows - self._starts[part]]
             when = read[TIMESTAMP].cast(pl.Datetime("us")).dt.to_string("%Y-%m-%d %H:%M:%S%.6f")
             found.update(zip(rows.tolist(), (read[SESSION_ID].cast(pl.String) + " " + when).to_list(), strict=True))
         examples = [found.get(row, "") if row is not None else "" for row in table[_FIRST].to_list()]

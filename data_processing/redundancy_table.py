@@ -17,10 +17,13 @@ from data_processing.redundancy_counts import (
     EXAMPLE,
     LIFT,
     SUPPORT,
+    Aligner,
 )
+from recsys.cleaning.dictionary import nearest_message
 from recsys.cleaning.fitting import RedundancyConfig
 from recsys.cleaning.redundancy import DECISION, HIGH, LEAVES, LOW, Leavers, RedundantPair, refuse_cycle
 from recsys.errors import InputError, nearest
+from recsys.schema import ITEM_ID
 
 SOURCE, WHY = "source", "why"
 THRESHOLD, EXCLUDED, CYCLE, OVERRIDE = "threshold", "excluded", "cycle", "override"
@@ -95,6 +98,23 @@ def _barred(values: dict[str, Any], config: RedundancyConfig) -> str:
         if prefixes and not values[column].startswith(tuple(prefixes)):
             return f"{column} starts with none of redundancy.{column}"
     return ""
+
+
+def unused_names(config: RedundancyConfig, known: Sequence[str], aligner: Aligner | None) -> list[str]:
+    """A line for each name or prefix of the profile's section that fits no command; `known`: all commands."""
+    lines = []
+    present = set(known)
+    for name in dict.fromkeys(config.exclude):
+        if name not in present:
+            label = aligner.apply(pl.DataFrame({ITEM_ID: [name]}))[ITEM_ID][0] if aligner else name
+            hint = f"; the dictionary calls it '{label}'" if label in present else nearest_message(name, known)
+            lines.append(f"redundancy.exclude of the profile: no event of '{name}'{hint}")
+    for field, prefixes in (("high", config.high), ("low", config.low)):
+        for prefix in dict.fromkeys(prefixes):
+            if not any(name.startswith(prefix) for name in known):
+                hint = nearest_message(prefix, {name[: len(prefix)] for name in known})
+                lines.append(f"redundancy.{field} of the profile: no command starts with '{prefix}'{hint}")
+    return lines
 
 
 def require_known(overrides: Sequence[Decision], known: Sequence[str], path: Path) -> None:

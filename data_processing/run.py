@@ -16,7 +16,7 @@ from data_processing.parts import EventsFolder, given_workers, stage_parser
 from data_processing.reconstruct import add_arguments
 from recsys.cleaning.profile import load_profile
 from recsys.config import load_config
-from recsys.runtime import command_line
+from recsys.runtime import command_line, note
 
 _COUNTS = ("stage", "rows_in", "rows_out", "removed")  # of a stage's report; what else stands there is printed
 
@@ -29,7 +29,7 @@ def run(
     Args:
         settings: see `Settings`.
         out: folder with a folder for each stage. It may exist if an earlier run made it.
-        report: takes one line a stage.
+        report: takes one line a stage, and one a folder that an earlier run left of a stage that is not run now.
         overwrite: run the stages that were finished, too. What services answered is kept.
 
     Raises:
@@ -37,6 +37,8 @@ def run(
     """
     chain = Chain(settings, out)
     stages = chain.stages()  # before anything is written: looks at what it was given
+    for line in chain.unused():
+        note(line)
     chain.open(anew=overwrite)
     for stage in stages:
         key = chain.key(stage)
@@ -49,6 +51,8 @@ def run(
         stage.make(out / stage.name)
         chain.finish(stage, key)
         report(f"{stage.name:<17} {time.perf_counter() - began:8.1f} s{'  (inputs had changed)' if again else ''}")
+    for name in chain.left_over():
+        report(f"{name:<17} not of this run; {out / name} is as an earlier run left it")
     return chain.result
 
 
@@ -75,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--side-information-overrides", type=Path, metavar="CSV", help="item_id,summary,classification,target: wins"
     )
-    parser.add_argument("--cache", type=Path, help="folder of what services answered (default OUT/cache)")
+    parser.add_argument("--cache", type=Path, help="folder where answers of services are kept (default OUT/cache)")
     parser.add_argument("--skip", action="append", default=[], choices=OPTIONAL, help="leave a stage out")
     parser.add_argument("--until", default=STAGES[-1], choices=STAGES, help="the last stage to run")
     return parser

@@ -19,14 +19,22 @@ import polars as pl
 
 from data_processing import services
 from data_processing.documents import DEFAULT_MAX_BYTES, Documents, read_documents
-from data_processing.parts import REPORT_FILE, EventsFolder, link_or_copy, stage_parser, write_json
+from data_processing.parts import (
+    COMMANDS_FILE,
+    REPORT_FILE,
+    EventsFolder,
+    default_cache,
+    link_or_copy,
+    read_table,
+    stage_parser,
+    write_json,
+)
 from data_processing.services.protocols import Embedder
 from data_processing.side_information_chat import answer_model, ask, question
 from data_processing.side_information_index import DocumentIndex, Found, words_of
 from data_processing.side_information_labels import Labeller, summaries
 from data_processing.side_information_table import (
     ANSWERED,
-    COMMANDS_FILE,
     COSTS_FILE,
     EXTRACTED,
     FAILED,
@@ -119,7 +127,7 @@ def _read_commands(events: Path) -> pl.DataFrame:
     path = events / COMMANDS_FILE
     if not path.is_file():
         raise InputError(f"{path}: no such file; run data_processing.filter first")
-    commands = pl.read_parquet(path)
+    commands = read_table(path)
     lacking = [name for name in (CLASSIFICATION, TARGET, DESCRIPTION) if name not in commands.columns]
     return commands.with_columns(pl.lit(None, pl.String).alias(name) for name in lacking)
 
@@ -254,7 +262,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--events", type=Path, required=True, help="folder of data_processing.filter or .workflows")
     parser.add_argument("--docs", type=Path, required=True, help="folder, tar archive or file (.md, .rst, .html)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; appears when all went well")
-    parser.add_argument("--cache", type=Path, help="folder for vectors and answers (default: OUT.cache beside --out)")
+    parser.add_argument("--cache", type=Path, help="folder for vectors and answers (default: cache, beside --out)")
     parser.add_argument("--overrides", type=Path, help="CSV item_id,summary,classification,target that wins")
     parser.add_argument("--limit", type=int, help="ask for so many commands only, the most frequent first")
     parser.add_argument("--max-gigabytes", type=gigabytes, default=DEFAULT_MAX_BYTES, help="cap on the size of --docs")
@@ -264,7 +272,7 @@ def main(arguments: Sequence[str]) -> None:
         given.events,
         given.docs,
         given.out,
-        cache=given.cache or given.out.absolute().with_name(f"{given.out.absolute().name}.cache"),
+        cache=given.cache or default_cache(given.out),
         overrides=given.overrides,
         overwrite=given.overwrite,
         limit=given.limit,

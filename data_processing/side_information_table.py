@@ -15,7 +15,6 @@ from recsys.cleaning.workflows import WORKFLOWS_FILE, Workflows
 from recsys.errors import InputError, nearest
 from recsys.schema import CLASSIFICATION, DESCRIPTION, ITEM_ID, TARGET
 
-COMMANDS_FILE = "commands.parquet"
 TABLE_FILE = "side_information.csv"
 COSTS_FILE = "side_information_costs.json"
 SUMMARY = "summary"

@@ -11,13 +11,14 @@ from typing import Any
 
 import polars as pl
 
-from data_processing.parts import EventsFolder, stage_parser
+from data_processing.parts import EventsFolder, read_table, stage_parser
 from data_processing.reconstruct import GROUPS_FILE
 from recsys.cleaning.dictionary import CommandIds
 from recsys.cleaning.profile import Profile
 from recsys.config import SplitConfig, load_config
 from recsys.errors import ConfigError
-from recsys.etl.split import Occurrences, SplitResult, assign_splits, group_column, group_expression
+from recsys.etl.occurrences import Pairs
+from recsys.etl.split import SplitResult, assign_splits, collector, group_column, group_expression
 from recsys.runtime import atomic_folder, command_line, progress
 from recsys.schema import ITEM_ID, SESSION_ID, USER_ID
 
@@ -40,16 +41,17 @@ def split_groups(events: Path, config: SplitConfig | None = None, profile: Profi
             f"{events / 'events'}{also}"
         )
     by = group_column(split, folder.columns, events)
-    found, ids = Occurrences(), CommandIds(folder.profile.align)
+    found, ids = collector(split), CommandIds(folder.profile.align)
     for path in progress(folder.parts, "split", unit="part"):
-        part = pl.read_parquet(path, columns=list(dict.fromkeys([SESSION_ID, by, ITEM_ID])))
+        part = read_table(path, list(dict.fromkeys([SESSION_ID, by, ITEM_ID])))
         long_enough = part.filter(pl.len().over(SESSION_ID) >= folder.profile.min_length)
-        found.add(long_enough.select(group_expression(by), _commands(long_enough[ITEM_ID], ids)))
+        rows = long_enough.select(group_expression(by), _commands(long_enough[ITEM_ID], ids))
+        found.add(Pairs.of(rows))
     pairs = found.pairs()
     users = events / GROUPS_FILE
     if by == USER_ID and split.rule in ("every_nth", "list") and users.is_file():
         # These rules speak of the users of the raw log, whether or not a session of theirs is left.
-        alone = pl.read_parquet(users).select(group_expression(USER_ID), pl.lit(None, pl.String).alias(ITEM_ID))
+        alone = read_table(users).select(group_expression(USER_ID), pl.lit(None, pl.String).alias(ITEM_ID))
         pairs = pl.concat([pairs, alone])
     return assign_splits(pairs, split, by)
 

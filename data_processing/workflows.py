@@ -19,11 +19,13 @@ import polars as pl
 
 from data_processing.pair_encoding import PairEncoder, least_count, make_blocks
 from data_processing.parts import (
+    COMMANDS_FILE,
     REPORT_FILE,
     EventsFolder,
     add_workers,
     given_workers,
     link_or_copy,
+    read_table,
     stage_parser,
     write_json,
 )
@@ -38,7 +40,6 @@ from recsys.etl.split import GROUP, SPLIT, group_expression, load_splits
 from recsys.runtime import atomic_folder, command_line, progress
 from recsys.schema import DESCRIPTION, ITEM_ID, SESSION_ID
 
-COMMANDS_FILE = "commands.parquet"
 COUNT = "count"  # of commands.parquet: events in the training groups
 SPLITS_FILES = ("splits.parquet", "splits.json")
 _SHOWN = 20  # workflows that are printed
@@ -117,7 +118,7 @@ class _Read:
 
 def _read_part(task: _Read) -> tuple[np.ndarray, int]:
     """Symbols of the training sessions, a border before each, and how many pairs of neighbours they hold."""
-    events = pl.read_parquet(task.part.path)
+    events = read_table(task.part.path)
     train = events.filter(task.part.splits(events) == "train")
     first = np.flatnonzero((train[SESSION_ID] != train[SESSION_ID].shift()).fill_null(True).to_numpy())
     return np.insert(encode(train[ITEM_ID], task.numbers), first, BORDER), train.height - len(first)
@@ -151,7 +152,7 @@ class _Applied:
 
 def _apply_part(task: _Apply) -> _Applied:
     found = _Applied()
-    before = pl.read_parquet(task.part.path)
+    before = read_table(task.part.path)
     after = task.workflows.apply(before)
     merged = before.height - after.height
     composite = after.height - after[CONSTITUENTS].null_count()
@@ -180,7 +181,7 @@ class _Run:
         self.config = config or folder.profile.workflows or WorkflowConfig()
         by = load_splits(folder.path).report["by"]
         self.parts = [_Part(path, folder.path, by) for path in folder.parts]
-        self.known = pl.read_parquet(folder.path / COMMANDS_FILE)
+        self.known = read_table(folder.path / COMMANDS_FILE)
         self.frequent = set(self.known.filter(KEPT)[ITEM_ID].to_list())
         self.found = _Applied()
 

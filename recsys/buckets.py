@@ -1,7 +1,7 @@
 """Session-hash buckets: rows of one session meet in one bucket, so memory is bounded by a bucket.
 
 The hash is stable over processes, machines and versions of Polars (it is ours, not the library's). The buckets are
-independent tasks: a loop, a pool of processes or Ray runs the same function over them.
+independent tasks: a loop, threads, a pool of processes or Ray runs the same function over them.
 """
 
 import multiprocessing
@@ -9,9 +9,10 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Literal, TypeVar
 from zlib import crc32
@@ -23,7 +24,7 @@ from recsys.errors import ConfigError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Engine = Literal["loop", "processes", "ray"]
+Engine = Literal["loop", "threads", "processes", "ray"]
 _DIED = "a worker was killed from outside, perhaps for want of memory; run again with fewer --workers"
 _AHEAD = 2  # tasks handed out per worker: enough that none waits, few enough that results do not pile up
 
@@ -45,12 +46,13 @@ def bucket_column(keys: pl.Series, buckets: int) -> pl.Series:
 class Workers:
     """Who runs independent tasks.
 
-    loop: this process, one after the other; processes: a pool on this machine; ray: a Ray cluster (the one that
+    loop: this process, one after the other; threads: of this process, for tasks that leave the interpreter's lock
+    alone; processes: a pool on this machine; ray: a Ray cluster (the one that
     ``RAY_ADDRESS`` names, else a local one of `count` workers), whose machines must share the folders.
     """
 
     engine: Engine = "loop"
-    count: int = 2  # of processes, or of CPUs of a local Ray
+    count: int = 2  # of threads or processes, or of CPUs of a local Ray
 
     def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         """Results in the order of `tasks`, whatever the order in which they finish.
@@ -58,17 +60,41 @@ class Workers:
         A task must give the same when it is run again: Ray does so when a worker dies.
 
         Args:
-            function: at the top level of a module, so that other processes find it.
+            function: at the top level of a module, so that other processes find it; or `functools.partial` of one with
+                what all tasks share.
             tasks: picklable descriptions (paths and settings), not data.
         """
         if self.engine == "loop" or len(tasks) <= 1:
             return map(function, tasks)
+        if self.engine == "threads":
+            return _in_threads(function, tasks, self.count)
         if self.engine == "processes":
             return _in_processes(function, tasks, self.count)
         return _on_ray(function, tasks, self.count)
 
 
 LOOP = Workers()
+
+
+def _in_threads(function: Callable[[Task], Result], tasks: Sequence[Task], count: int) -> Iterator[Result]:
+    with ThreadPoolExecutor(count) as pool:
+        yield from _in_order(pool, function, tasks, count)
+
+
+def _in_order(
+    pool: Executor, function: Callable[[Task], Result], tasks: Sequence[Task], count: int
+) -> Iterator[Result]:
+    """Results in the order of `tasks`, a few of which are handed out ahead."""
+    waiting = iter(tasks)
+    running = deque(pool.submit(function, task) for task in islice(waiting, count * _AHEAD))
+    try:
+        while running:
+            result = running.popleft().result()
+            running.extend(pool.submit(function, task) for task in islice(waiting, 1))
+            yield result
+    finally:
+        for future in running:
+            future.cancel()
 
 
 def _in_processes(function: Callable[[Task], Result], tasks: Sequence[Task], count: int) -> Iterator[Result]:
@@ -78,18 +104,10 @@ def _in_processes(function: Callable[[Task], Result], tasks: Sequence[Task], cou
     os.environ["POLARS_MAX_THREADS"] = threads or str(max(1, (os.cpu_count() or 1) // count))
     try:
         with ProcessPoolExecutor(min(count, len(tasks)), mp_context=context) as pool:
-            waiting = iter(tasks)
-            running = deque(pool.submit(function, task) for task in islice(waiting, count * _AHEAD))
             try:
-                while running:
-                    result = running.popleft().result()
-                    running.extend(pool.submit(function, task) for task in islice(waiting, 1))
-                    yield result
+                yield from _in_order(pool, function, tasks, count)
             except BrokenProcessPool as error:
                 raise ConfigError(_DIED) from error
-            finally:
-                for future in running:
-                    future.cancel()
     finally:
         if threads is None:
             del os.environ["POLARS_MAX_THREADS"]
@@ -110,13 +128,16 @@ def _on_ray(function: Callable[[Task], Result], tasks: Sequence[Task], count: in
             runtime_env={"env_vars": {"PYTHONPATH": paths}},
         )
     try:
-        remote = ray.remote(num_cpus=1, max_retries=3)(function)
+        # What all tasks share goes to the cluster once.
+        plain, shared = (function.func, function.args) if isinstance(function, partial) else (function, ())
+        references = [ray.put(value) for value in shared]
+        remote = ray.remote(num_cpus=1, max_retries=3)(plain)
         workers = max(count, int(ray.cluster_resources().get("CPU", 0)))
         waiting = iter(tasks)
-        running = deque(remote.remote(task) for task in islice(waiting, workers * _AHEAD))
+        running = deque(remote.remote(*references, task) for task in islice(waiting, workers * _AHEAD))
         while running:
             result = ray.get(running.popleft())
-            running.extend(remote.remote(task) for task in islice(waiting, 1))
+            running.extend(remote.remote(*references, task) for task in islice(waiting, 1))
             yield result
     except ray.exceptions.RayTaskError as error:  # whose text is a traceback; the cause is what the task raised
         raise error.cause from error

@@ -87,7 +87,17 @@ def _add_preprocess(commands: Commands) -> None:
     )
     parser.add_argument("--events", type=Path, required=True, help="cleaned events (folder) or a table of events")
     parser.add_argument("--out", type=Path, required=True, help="sequence dataset to write")
-    parser.add_argument("--workflow", type=Path, help="apply this fitted workflow instead of fitting one")
+    fitted = parser.add_mutually_exclusive_group()
+    fitted.add_argument(
+        "--workflow", type=Path, metavar="RUN", help="apply the fitted workflow of this run or dataset; fit nothing"
+    )
+    fitted.add_argument(
+        "--extend", type=Path, metavar="RUN", help="keep the ids of this run's or dataset's workflow, append new ones"
+    )
+    parser.add_argument(
+        "--refit-statistics", action="store_true", help="with --extend: means and deviations over old and new events"
+    )
+    parser.add_argument("--into", choices=["train", "val", "test"], help="do not split: all events go into this split")
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
     _add_config(parser)
 
@@ -96,13 +106,30 @@ def _preprocess(options: argparse.Namespace) -> None:
     import polars as pl
 
     from recsys.config import load_config
-    from recsys.etl import preprocess
+    from recsys.errors import ConfigError
+    from recsys.etl import Extension, preprocess
 
-    config = load_config(options.config, options.set)
-    result = preprocess(options.events, config, options.out, workflow=options.workflow, overwrite=options.overwrite)
+    if options.refit_statistics and options.extend is None:
+        raise ConfigError("preprocess: --refit-statistics goes with --extend; without it all is fitted anew")
+    settings = [*options.set]
+    if options.into:
+        settings += ["split.rule=none", f"split.into={options.into}"]
+    config, blank = load_config(options.config, settings), None
+    if options.extend is not None:
+        blank = Extension.of(options.extend, config, refit_statistics=options.refit_statistics)
+    result = preprocess(
+        options.events, config, options.out, workflow=options.workflow, blank=blank, overwrite=options.overwrite
+    )
     with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
         print(result.summary())
-    print(f"leakage: {result.leakage()}")
+    for column in result.schema.columns:
+        if column.old_cardinality is not None and column.cardinality is not None:
+            new = column.cardinality - column.old_cardinality
+            print(f"extended: column '{column.name}': {column.old_cardinality} old ids, {new} new")
+    if config.split.rule != "none":
+        print(f"leakage: {result.leakage()}")
+    for line in result.drift():
+        print(f"drift: {line}")
     for warning in result.report["warnings"]:
         print(f"warning: {warning}")
 
@@ -117,6 +144,9 @@ def _add_train(commands: Commands) -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="sequence dataset from `recsys preprocess`")
     parser.add_argument("--out", type=Path, required=True, help="run directory to write")
+    parser.add_argument(
+        "--init-from", type=Path, metavar="RUN", help="start from this run's weights; --data may extend its items"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of --out")
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
     _add_config(parser)
@@ -127,6 +157,9 @@ def _train(options: argparse.Namespace) -> None:
     from recsys.training import train
 
     config = load_config(options.config, options.set)
+    if options.init_from is not None:
+        training = config.training.model_copy(update={"init_from": str(options.init_from)})
+        config = config.model_copy(update={"training": training})
     run = train(options.data, config, options.out, resume=options.resume, overwrite=options.overwrite)
     print(f"run: {run.path}")
 

@@ -37,7 +37,8 @@ class SplitConfig(StrictModel):
     document assigns pieces of sessions.
     """
 
-    rule: Literal["share", "every_nth", "list", "leave_last", "time", "position", "document"] = "share"
+    rule: Literal["share", "every_nth", "list", "leave_last", "time", "position", "document", "none"] = "share"
+    into: Literal["train", "val", "test"] = "test"  # rule none: where all events go
     # The group or sequence. None: the user where the log has one, else the session (document, position: the session).
     by: Literal["user_id", "session_id"] | None = None
     test_share: Share = 0.1  # of groups (share), of all events (time), of each sequence's events (position)
@@ -68,6 +69,14 @@ class SplitConfig(StrictModel):
         if isinstance(value, date):
             return value.isoformat()
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("test_groups", "validation_groups", mode="before")
+    @classmethod
+    def _names_as_text(cls, value: object) -> object:
+        # Numbers that are names need no quotes in YAML.
+        if not isinstance(value, list):
+            return value
+        return [str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in value]
 
     @model_validator(mode="after")
     def _cuts(self) -> Self:
@@ -250,6 +259,7 @@ class TrainingConfig(StrictModel):
 
     epochs: Annotated[float, Field(gt=0)] = 10.0
     max_steps: int = -1  # optimizer steps; -1: from epochs
+    init_from: str | None = None  # run whose weights training starts from; None: fresh ones
     batch_size: Count = 128  # most sequences in a batch (a device and step)
     batch_events: Count | None = (
         None  # about this many events a batch, so that steps weigh events alike; None: no limit

@@ -83,6 +83,7 @@ class Column(BaseModel):
     reserved: int = FIRST_ID  # how many ids at the start name no value
     first_id: int = FIRST_ID  # id of the first value (the most frequent one, unless the order was given)
     hash_buckets: int = 0  # how many ids at the end stand for values without one of their own
+    old_cardinality: int | None = None  # ids below it are those of the workflow that was extended; None: none was
     source: str | None = None  # the column that this one is made of (categorical)
     boundaries: list[float] | None = None  # id first_id + n: boundaries[n - 1] <= number < boundaries[n] (bucketise)
     dimension: int | None = None  # width of a vector (pretrained)
@@ -160,8 +161,10 @@ class Schema(BaseModel):
             if ours.kind is not theirs.kind:
                 found.append(f"column '{ours.name}' is {ours.kind.value}, the run was trained with {theirs.kind.value}")
             elif ours.cardinality != theirs.cardinality:
-                sizes = f"{ours.cardinality} classes, the run was trained with {theirs.cardinality}"
-                found.append(f"column '{ours.name}' has {sizes}")
+                sizes = f"has {ours.cardinality} classes, the run was trained with {theirs.cardinality}"
+                if ours.old_cardinality == theirs.cardinality:
+                    sizes = f"extends the run's {theirs.cardinality} ids to {ours.cardinality} (train --init-from RUN)"
+                found.append(f"column '{ours.name}' {sizes}")
             elif ours.dimension != theirs.dimension:
                 found.append(
                     f"column '{ours.name}' has {ours.dimension} dimensions, the run was trained with {theirs.dimension}"

@@ -166,3 +166,14 @@ def test_gigabytes_are_given_in_bytes():
     for text in ("0", "-1", "nan", "inf", "lots", ""):
         with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}': expected a number of gigabytes above 0"):
             gigabytes(text)
+
+
+@pytest.mark.parametrize("below", ["x", "x/y"])
+def test_a_place_below_a_file_is_one_line_that_names_the_file(tmp_path, below, capsys):
+    file = tmp_path / "log.csv"
+    file.write_text("kept")
+    for write in (atomic_file, atomic_folder):
+        with pytest.raises(InputError) as error, write(file / below):
+            pytest.fail("nothing can be written there")
+        assert str(error.value) == f"{file / below}: cannot be written: {file} is a file; choose another place"
+    assert file.read_text() == "kept" and list(tmp_path.iterdir()) == [file]

@@ -30,6 +30,9 @@ class Funnel:
 
         `hidden` (Boolean): rows that stay although they are counted as gone; no later stage may count them.
         """
+        if not frame.height:
+            self.count(stage, 0, 0, {})
+            return frame
         keep = reason.is_null()
         left = int(keep.sum())
         found = Counter[str]()

@@ -19,7 +19,7 @@ import polars as pl
 
 from recsys.cleaning.funnel import Funnel
 from recsys.cleaning.lines import LineReader
-from recsys.cleaning.parser import CLOCK, KIND, MESSAGE, Kind
+from recsys.cleaning.parser import CLOCK, KIND, MESSAGE, Kind, MessageParser
 from recsys.cleaning.pipeline import select_rows
 from recsys.cleaning.profile import Profile
 from recsys.cleaning.rules import NO_RULES, Rules, apply_rules
@@ -128,6 +128,7 @@ class LiveCleaner:
         self.profile, self.rules = profile, rules
         self.reader = LineReader(profile, source)  # its `rejected` and `rejected_count` tell what could not be read
         self.funnel = Funnel()  # of the stages that look at single rows: read, category, noise
+        self._parser = MessageParser(profile)
         self._key = key_column(profile)
         self._gap = None if profile.gap_minutes is None else round(profile.gap_minutes * 60 * SECOND)
         self._keys: dict[str, _Key] = {}
@@ -145,7 +146,7 @@ class LiveCleaner:
         frames = [self._checked(lines)] if isinstance(lines, pl.DataFrame) else self.reader.read(lines)
         changes: list[Change] = []
         for frame in frames:
-            changes += self._take(select_rows(frame, self.profile, self.funnel))
+            changes += self._take(select_rows(frame, self.profile, self.funnel, self._parser))
         return changes
 
     def events(self, session_id: str | None = None) -> pl.DataFrame:

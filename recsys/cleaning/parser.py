@@ -72,6 +72,29 @@ def parse_messages(messages: pl.Series, profile: Profile) -> pl.DataFrame:
     return table.select(c for c in (MESSAGE, ITEM_ID, KIND, REASON, ARGUMENTS) if c in table.columns)
 
 
+class MessageParser:
+    """`parse_messages` that remembers: a live log says the same things over and over, often one line at a time."""
+
+    def __init__(self, profile: Profile, most: int = 20_000) -> None:
+        """`most`: messages that are remembered; past it all are forgotten."""
+        self._profile, self._most = profile, most
+        self._rows: dict[str, tuple[object, ...]] = {}
+        self._schema = parse_messages(pl.Series(MESSAGE, [], dtype=pl.String), profile).schema
+
+    def __call__(self, messages: pl.Series) -> pl.DataFrame:
+        """What `parse_messages` gives; no message is null."""
+        texts: list[str] = list(dict.fromkeys(messages.to_list()))
+        new = [text for text in texts if text not in self._rows]
+        if len(self._rows) + len(new) > self._most:
+            self._rows, new = {}, texts
+        if new:
+            parsed = parse_messages(pl.Series(MESSAGE, new, dtype=pl.String), self._profile)
+            self._rows.update((row[0], row) for row in parsed.iter_rows())
+        if not texts:
+            return pl.DataFrame(schema=self._schema)
+        return pl.DataFrame([self._rows[text] for text in texts], schema=self._schema, orient="row")
+
+
 def _split_arguments(table: pl.DataFrame) -> pl.DataFrame:
     words = pl.col(MESSAGE).str.strip_chars().str.extract_groups(r"(?s)^(\S*)\s*(.*)$")
     rest = words.struct[1]
@@ -169,7 +192,7 @@ def parse_times(
     frame = pl.DataFrame({"text": text})
     out = pl.Series(TIMESTAMP, [None], dtype=pl.Int64).new_from_index(0, len(text))
     clock: pl.Series | None = None
-    for form in sorted(formats, key=lambda f: not _reads_first(f, frame)):
+    for form in sorted(formats, key=lambda f: not _reads_first(f, frame)) if len(formats) > 1 else formats:
         if not out.null_count():
             break
         read = frame.select(_read_time(form).alias(TIMESTAMP), _read_clock(form).alias(CLOCK))
@@ -217,5 +240,5 @@ def _refuse_unparsed(
         return
     at = int(parsed.is_null().arg_max() or 0)
     expected = " or ".join(f"'{f.example}'" for f in formats)
-    shown = "an empty value" if values[at] is None else repr(str(values[at]))
-    raise InputError(f"{source}: row {first_row + at + 1}: time {shown} in column '{values.name}'; expected {expected}")
+    shown = "no time" if values[at] is None else f"time {str(values[at])!r}"
+    raise InputError(f"{source}: row {first_row + at + 1}: {shown} in column '{values.name}'; expected {expected}")

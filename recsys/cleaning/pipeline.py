@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from recsys.cleaning.funnel import Funnel
-from recsys.cleaning.parser import KIND, MESSAGE, REASON, Kind, parse_messages
+from recsys.cleaning.parser import KIND, MESSAGE, REASON, Kind, MessageParser, parse_messages
 from recsys.cleaning.profile import Profile
 from recsys.cleaning.rules import NO_RULES, Rules, apply_rules
 from recsys.cleaning.sessions import add_hash, clean_sessions, key_column
@@ -15,11 +15,14 @@ from recsys.errors import InputError
 from recsys.schema import ARGUMENTS, CATEGORY, ITEM_ID
 
 
-def select_rows(frame: pl.DataFrame, profile: Profile, funnel: Funnel) -> pl.DataFrame:
+def select_rows(
+    frame: pl.DataFrame, profile: Profile, funnel: Funnel, parser: MessageParser | None = None
+) -> pl.DataFrame:
     """Rows that carry a command or an undo: parsed, categories kept, noise dropped. Row by row, any frame will do.
 
     Returns the key, item_id, kind, timestamp and, where there are, user_id, cat and clock. Rows of `Kind.HIDDEN` are
-    among them although they are counted as noise; `clean_sessions` drops them.
+    among them although they are counted as noise; `clean_sessions` drops them. `parser`: remembers messages from frame
+    to frame, where there are many small ones.
     """
     key = key_column(profile)
     rows = funnel.drop("read", frame, _incomplete(frame, key))
@@ -27,7 +30,11 @@ def select_rows(frame: pl.DataFrame, profile: Profile, funnel: Funnel) -> pl.Dat
         other = pl.format("category {}", pl.col(CATEGORY).fill_null("(none)"))
         kept = pl.col(CATEGORY).is_in(profile.categories).fill_null(False)
         rows = funnel.drop("category", rows, rows.select(pl.when(kept).then(None).otherwise(other)).to_series())
-    rows = rows.join(parse_messages(rows[MESSAGE], profile), on=MESSAGE, how="left", maintain_order="left")
+    parsed = parser(rows[MESSAGE]) if parser else parse_messages(rows[MESSAGE], profile)
+    if rows.height:
+        rows = rows.join(parsed, on=MESSAGE, how="left", maintain_order="left")
+    else:  # in a live log most calls are for rows of other categories
+        rows = rows.hstack(parsed.drop(MESSAGE))
     rows = funnel.drop("noise", rows, rows[REASON], hidden=rows[KIND].eq_missing(Kind.HIDDEN.value))
     wanted = [c for c in (*RAW_COLUMNS, ITEM_ID, KIND, ARGUMENTS) if c in rows.columns and c != MESSAGE]
     wanted += profile.columns.keep

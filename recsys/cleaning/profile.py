@@ -23,6 +23,7 @@ _WORKING_COLUMNS = (
     *("message", "clock", "kind", "reason", "key_hash", "bucket", "session_number", "first_number_of_user"),
     *("process", "run", "within", "follows_hidden", "group", "split", ARGUMENTS, "last_timestamp", "constituents"),
 )
+_OF_A_RUN = {"split", "etl", "model", "training"}  # keys of a run's configuration
 Epoch = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
 
 
@@ -195,7 +196,10 @@ def load_profile(name: str | Path) -> Profile:
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.is_file():
-        return parse(Profile, read_yaml(path), path)
+        values = read_yaml(path)
+        if "columns" not in values and _OF_A_RUN & values.keys():
+            raise ConfigError(f"{path}: the configuration of a run, not a cleaning profile; give it as --config")
+        return parse(Profile, values, path)
     found = {p.stem: p for folder in reversed(_PROFILE_FOLDERS) for p in sorted(folder.glob("*.yaml"))}
     if str(name) not in found:
         raise ConfigError(f"no cleaning profile '{name}'{nearest(str(name), found)}; or give the path of a YAML file")

@@ -9,7 +9,7 @@ from recsys.errors import InputError, missing_column
 from recsys.runtime import atomic_file
 
 LONGEST_FIELD = 1 << 20  # characters
-Row = tuple[int, dict[str, str]]  # its number, the first below the header being 1; its cells
+Row = tuple[int, dict[str, str]]  # its number, the first below the header being 1, blank lines not counted; its cells
 
 
 def read_rows(path: Path, columns: Sequence[str], *, any_of: Sequence[str] = ()) -> list[Row]:
@@ -58,7 +58,8 @@ def _text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        row = data.count(b"\n", 0, error.start)
+        readable = error.object[: error.start].decode("utf-8") + "?"
+        row = sum(map(bool, csv.reader(io.StringIO(readable, newline="")))) - 1
         where = f"row {row}" if row else "the header"
         raise InputError(f"{path}: {where}: not UTF-8; save as UTF-8 (Excel: 'CSV UTF-8')") from error
 
@@ -85,7 +86,8 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
     """Write a CSV file that `read_rows` reads back as it was; None is an empty cell."""
     with atomic_file(path) as work, work.open("w", encoding="utf-8", newline="") as stream:
         for row in (columns, *rows):
-            stream.write(",".join("" if cell is None else _quoted(str(cell)) for cell in row) + "\n")
+            line = ",".join("" if cell is None else _quoted(str(cell)) for cell in row)
+            stream.write((line or '""') + "\n")  # a blank line would be passed over
 
 
 def _quoted(cell: str) -> str:

@@ -9,7 +9,7 @@ from recsys.cleaning.parser import CLOCK, MESSAGE, parse_times
 from recsys.cleaning.profile import MetadataConfig, Profile
 from recsys.cleaning.streams import DEFAULT_MAX_BYTES, Budget, Patterns, Role, Table, list_files, open_tables
 from recsys.cleaning.tables import read_frames, require
-from recsys.errors import InputError
+from recsys.errors import InputError, missing_column
 from recsys.schema import CATEGORY, CLASSIFICATION, DESCRIPTION, ITEM_ID, SESSION_ID, TARGET, TIMESTAMP, USER_ID
 
 # Present where the profile has them; message and timestamp always are.
@@ -147,7 +147,11 @@ def choose_columns(
     found = dict(known or {})
     for name, alternatives in wanted.items():
         if name not in found:
-            found[name] = require(alternatives, present, source)
+            there = [column for column in alternatives if column in present]
+            if not there:
+                missing = missing_column(source, alternatives[0], present)
+                raise InputError(f"{missing}; is it a log, and profile '{profile.name}' the one for it?")
+            found[name] = there[0]
     for name, alternatives in ((USER_ID, columns.user), (CATEGORY, columns.category)) if more else ():
         there = [column for column in alternatives if column in present]
         if name not in found and there:

@@ -131,6 +131,7 @@ def _read_csv(stream: Readable, name: str, choose: Choose) -> Iterator[pl.DataFr
         if names is None:
             names, separator, data = _header(chunk, name)
             columns = choose(names)
+        data = _without_blank_lines(data)
         if not data.strip():
             continue
         try:
@@ -146,6 +147,18 @@ def _read_csv(stream: Readable, name: str, choose: Choose) -> Iterator[pl.DataFr
             raise _csv_error(data, names, separator, name, before, error) from error
         before += frame.height
         yield frame.select(columns)
+
+
+def _without_blank_lines(data: bytes) -> bytes:
+    """Whole rows without the blank lines between and after them, which the parser would take for rows of nulls."""
+    if not (data.startswith((b"\n", b"\r\n")) or b"\n\n" in data or b"\n\r\n" in data):
+        return data
+    kept, is_open = [], False
+    for line in data.split(b"\n"):
+        if is_open or line.strip():
+            kept.append(line)
+        is_open ^= line.count(b'"') % 2 == 1  # a quoted value may hold blank lines
+    return b"\n".join(kept) + b"\n"
 
 
 def _header(chunk: bytes, name: str) -> tuple[list[str], str, bytes]:
@@ -179,11 +192,12 @@ def _not_utf8(data: bytes, error: UnicodeDecodeError) -> str:
 def _csv_error(data: bytes, names: list[str], separator: str, name: str, before: int, error: Exception) -> InputError:
     """Find the row that the parser stumbled over; only runs after a failure."""
     try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as wrong:
-        row = before + data.count(b"\n", 0, wrong.start) + 1
-        return InputError(f"{name}: row {row}: {_not_utf8(data, wrong)}")
-    try:
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as wrong:
+            readable = io.StringIO(data[: wrong.start].decode("utf-8") + "?", newline="")
+            row = before + sum(1 for _ in csv.reader(readable, delimiter=separator))
+            return InputError(f"{name}: row {row}: {_not_utf8(data, wrong)}")
         for number, row_values in enumerate(csv.reader(io.StringIO(text), delimiter=separator, strict=True), 1):
             if len(row_values) > len(names):
                 shown = separator.join(row_values)[:80]
@@ -207,15 +221,14 @@ def _read_jsonl(stream: Readable, name: str, choose: Choose) -> Iterator[pl.Data
             frame = pl.read_ndjson(data, schema=dict.fromkeys(columns, pl.String))
         except pl.exceptions.PolarsError as error:
             raise _jsonl_error(data, name, before, error) from error
-        before += data.count(b"\n")
+        before += frame.height
         yield frame.select(columns)
 
 
 def _keys(data: bytes, name: str) -> list[str]:
     keys: dict[str, None] = {}
-    for number, line in enumerate(data.split(b"\n", _KEY_LINES)[:_KEY_LINES], 1):
-        if line.strip():
-            keys.update(dict.fromkeys(_json_row(line, name, number)))
+    for number, line in enumerate(filter(bytes.strip, data.split(b"\n", _KEY_LINES)[:_KEY_LINES]), 1):
+        keys.update(dict.fromkeys(_json_row(line, name, number)))
     return list(keys)
 
 
@@ -224,19 +237,19 @@ def _json_row(line: bytes, name: str, number: int) -> dict[str, object]:
     try:
         row = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{name}: row {number}: not JSON: {error.msg} in {text[:80]!r}") from error
+        why = f"not JSON, of which a log has one object a line: {error.msg} in {text[:80]!r}"
+        raise InputError(f"{name}: row {number}: {why}") from error
     if not isinstance(row, dict):
         raise InputError(f"{name}: row {number}: expected one JSON object a line, found {text[:80]!r}")
     return row
 
 
 def _jsonl_error(data: bytes, name: str, before: int, error: Exception) -> InputError:
-    for number, line in enumerate(data.split(b"\n"), before + 1):
-        if line.strip():
-            try:
-                _json_row(line, name, number)
-            except InputError as found:
-                return found
+    for number, line in enumerate(filter(bytes.strip, data.split(b"\n")), before + 1):
+        try:
+            _json_row(line, name, number)
+        except InputError as found:
+            return found
     return InputError(f"{name}: after row {before}: malformed JSON lines: {one_line(error)}")
 
 

@@ -100,6 +100,8 @@ class Workflows(StrictModel):
             ConfigError: an entry that is wrong, with its number and name.
         """
         path = path / WORKFLOWS_FILE if path.is_dir() else path
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

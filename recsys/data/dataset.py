@@ -1,9 +1,10 @@
 """Sequences of a split as flat arrays with offsets; windows are gathered without a Python loop per row.
 
-A split on disk is mapped, not read: what it takes of memory does not depend on its size (see `recsys.data.cache`).
+A split on disk is mapped, not read (see `recsys.data.cache`), and its pages are handed back (see `recsys.data.pages`):
+what it takes of memory does not depend on its size.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ import polars as pl
 from recsys.data.cache import open_split
 from recsys.data.flatten import SCORED_FROM, check_scored_from
 from recsys.data.names import Names
+from recsys.data.pages import Pages
 from recsys.errors import InputError, one_line
 from recsys.schema import SESSION_ID, TIMESTAMP, USER_ID, Column, Kind, Schema, Scope
 
@@ -74,6 +76,7 @@ class SequenceDataset:
     keys: Names
     groups: Names
     scored_from: Array | None = None
+    _pages: Pages = field(default_factory=Pages, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -138,6 +141,7 @@ class SequenceDataset:
         for name, values in self.columns.items():
             padded[name] = np.take(values, index, mode="clip") if index.size else np.zeros(index.shape, values.dtype)
             np.copyto(padded[name], 0, where=padding)
+        self._pages.note(self.columns.values())
         return padded, lengths
 
 

@@ -1,32 +1,31 @@
-"""Reading events: a folder that cleaning wrote, a table or a data frame; in parts of whole sessions.
+"""Reading events: a folder that cleaning wrote, a table or a data frame.
 
 Times may be whole numbers (microseconds since 1970 UTC), numbers with a fraction (seconds since 1970 UTC),
 dates with a time (without a zone: UTC) or ISO 8601 text.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from recsys.buckets import bucket_column
-from recsys.config import SplitConfig
 from recsys.errors import InputError, missing_column, one_line
 from recsys.etl.columns import check_names, check_types
 from recsys.etl.operators import MICROSECONDS
 from recsys.etl.split import SplitResult, load_splits
-from recsys.etl.users import as_users, merges_users
+from recsys.etl.spread import LOCAL, Batch, Buckets, dictionary_of, spread
+from recsys.runtime import progress
 from recsys.schema import ITEM_ID, SESSION_ID, TIMESTAMP
 
-BATCH_ROWS = 200_000  # read at a time
-BUCKET_ROWS = 500_000  # about what one bucket of sessions should hold
-MAX_BUCKETS = 256
+BATCH_ROWS = 250_000  # read at a time
+BUCKET_ROWS = 1_000_000  # about what one bucket of sessions should hold
+MAX_BUCKETS = 512  # open files
 CSV_BYTES_PER_ROW = 60  # a guess that only sets the number of buckets
 LATEST_SECOND = 1e11  # the year 5138: larger numbers with a fraction were not meant as seconds
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
@@ -35,49 +34,123 @@ REQUIRED = (SESSION_ID, ITEM_ID, TIMESTAMP)
 
 @dataclass(frozen=True)
 class Events:
-    """Events in parts, each of which `load` gives as a frame of whole sessions with the wanted columns."""
+    """Where events are, what columns they have, and what cleaning said of them."""
 
     name: str
     columns: list[str]
-    parts: list[Path]
+    files: list[Path] = field(default_factory=list)
+    frame: pl.DataFrame | None = None  # instead of files
     commands: pl.DataFrame | None = None
     splits: SplitResult | None = None
     cleaning: Path | None = None
 
-    def frames(self, wanted: Sequence[str], numbers: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
-        """The `wanted` columns of every part, normalised (see `normalise`)."""
-        for part in self.parts:
-            frame = read_parquet(part)
-            for column in wanted:
-                if column not in frame.columns:
-                    raise missing_column(part, column, frame.columns)
-            yield normalise(frame.select(wanted), part, numbers)
+    def spread(
+        self,
+        work: Path,
+        wanted: Sequence[str],
+        numbers: Sequence[str] = (),
+        text: Sequence[str] = (),
+        *,
+        merge: bool = False,
+    ) -> Buckets:
+        """Read the `wanted` columns into buckets of whole sessions, normalised as `normalise` does.
+
+        Args:
+            work: an existing folder for temporary files.
+            numbers: of the columns, those to be read as numbers.
+            text: those whose values are not numbered, since most are different.
+            merge: parts are buckets of users, with `session_id` as `as_users` makes it.
+
+        Raises:
+            InputError: a column is missing or of several kinds, a value cannot be read, there is no row.
+        """
+        check_types(self.files, numbers)
+        rows = self.frame.height if self.frame is not None else sum(_rows(file) for file in self.files)
+        reading = _Reading(list(dict.fromkeys(wanted)), tuple(numbers), tuple(text))
+        batches = progress(self._batches(reading), "Read", total=-(-rows // BATCH_ROWS), unit="batch")
+        return spread(batches, rows, BUCKET_ROWS, MAX_BUCKETS, work, self._source(), merge=merge)
+
+    def _source(self) -> str:
+        return str(self.files[0]) if len(self.files) == 1 else self.name
+
+    def _batches(self, reading: "_Reading") -> Iterator[Batch]:
+        if self.frame is not None:
+            for column in reading.wanted:
+                if column not in self.frame.columns:
+                    raise missing_column(self.name, column, self.frame.columns)
+            frame = self.frame.select(reading.wanted)
+            for start in range(0, frame.height, BATCH_ROWS):
+                part = frame.slice(start, BATCH_ROWS)
+                yield reading.batch(dict(zip(part.columns, part.iter_columns(), strict=True)), self.name, start + 1)
+        for file in self.files:
+            row = 1
+            for batch in _record_batches(file, reading):
+                yield reading.batch(dict(zip(batch.schema.names, batch.columns, strict=True)), file, row)
+                row += batch.num_rows
 
 
-def open_events(
-    events: Path | pl.DataFrame, work: Path, numbers: Sequence[str] = (), split: SplitConfig | None = None
-) -> Events:
-    """Find out what is there. A bare table is spread over session-hash buckets in the folder `work`.
+@dataclass(frozen=True)
+class _Reading:
+    """What is read, and as what."""
+
+    wanted: list[str]
+    numbers: tuple[str, ...]
+    text: tuple[str, ...]
+
+    @property
+    def words(self) -> list[str]:
+        """Columns of names and classes."""
+        return [n for n in self.wanted if n != TIMESTAMP and n not in self.numbers and n not in self.text]
+
+    def batch(self, columns: dict[str, pa.Array | pl.Series], source: object, first_row: int) -> Batch:
+        """Check and normalise columns as they were read."""
+        words: dict[str, pa.DictionaryArray] = {}
+        numbers: dict[str, np.ndarray | pa.Array] = {}
+        coded = set(self.words)
+        for name in [*LOCAL, *self.wanted]:
+            if name not in columns or name in words:
+                continue
+            values = columns[name]
+            if name in coded and (isinstance(values, pa.Array) or not _is_odd(values.dtype)):
+                arrow = values if isinstance(values, pa.Array) else values.to_arrow()
+                if not pa.types.is_nested(arrow.type) and not _is_binary(arrow.type):
+                    words[name] = dictionary_of(arrow)
+                    continue
+            plain = values if isinstance(values, pl.Series) else pl.Series(name, pl.from_arrow(values))
+            plain = normalised(plain.alias(name), source, self.numbers, first_row)
+            is_dense = plain.dtype.is_numeric() and not plain.null_count()
+            numbers[name] = plain.to_numpy() if is_dense else plain.to_arrow()
+        for name in (SESSION_ID, TIMESTAMP):
+            _refuse_null(name, words.get(name, numbers.get(name)), source, first_row)
+        return Batch(words, numbers)
+
+
+def _is_odd(kind: pl.DataType) -> bool:
+    return kind.is_nested() or kind in (pl.Binary, pl.Object)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def _refuse_null(name: str, values: pa.Array | np.ndarray | None, source: object, first_row: int) -> None:
+    if isinstance(values, pa.Array) and values.null_count:
+        row = first_row + int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
+        raise InputError(f"{source}: column '{name}', row {row}: no value; drop the row or fill it in")
+
+
+def open_events(events: Path | pl.DataFrame) -> Events:
+    """Find out what is there.
 
     Args:
         events: a folder with ``events/part-*.parquet``, a .parquet, .csv or .csv.gz file, a folder of such
             files, or a frame.
-        work: an existing folder for temporary files.
-        numbers: columns to be read as numbers.
-        split: where it cuts users' sequences, parts are buckets of users, with `session_id` as `as_users` makes it.
     """
     if isinstance(events, pl.DataFrame):
         check_names(events.columns, "events")
-        merge = split is not None and merges_users(split, events.columns)
-        paths = _spread(_slices(events), events.height, "events", work, numbers, merge)
-        return Events("events", events.columns, paths)
+        return Events("events", events.columns, frame=events)
     if (events / "events").is_dir():
-        folder = _open_folder(events, numbers)
-        if split is None or folder.splits is not None or not merges_users(split, folder.columns, events):
-            return folder
-        batches = (batch for part in folder.parts for batch in _batches(part))
-        rows = sum(_rows(part) for part in folder.parts)
-        return replace(folder, parts=_spread(batches, rows, events, work, numbers, merge=True))
+        return _open_folder(events)
     files = [events]
     if events.is_dir():
         files = sorted(f for f in events.iterdir() if f.name.endswith(SUFFIXES))
@@ -86,28 +159,21 @@ def open_events(
             wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
             raise InputError(f"{events}: neither events/part-*.parquet nor {wanted} in it; it holds {found}")
     columns = _columns(files[0])
-    rows = sum(_rows(f) for f in files)
     for file in files:
         if _columns(file) != columns:
             raise InputError(f"{file}: columns {', '.join(_columns(file))} differ from {files[0].name}'s")
-    check_types(files, numbers)
-    batches = (batch for file in files for batch in _batches(file))
-    merge = split is not None and merges_users(split, columns, events)
-    paths = _spread(batches, rows, files[0] if len(files) == 1 else events, work, numbers, merge)
-    return Events(str(events), columns, paths)
+    return Events(str(events), columns, files)
 
 
-def _open_folder(folder: Path, numbers: Sequence[str]) -> Events:
+def _open_folder(folder: Path) -> Events:
     parts = sorted((folder / "events").glob("part-*.parquet"))
     if not parts:
         raise InputError(f"{folder / 'events'}: no part-*.parquet in it; clean the logs anew")
-    columns = _columns(parts[0])
-    check_types(parts, numbers)
     commands = folder / "commands.parquet"
     return Events(
         name=str(folder),
-        columns=columns,
-        parts=parts,
+        columns=_columns(parts[0]),
+        files=parts,
         commands=read_parquet(commands) if commands.is_file() else None,
         splits=load_splits(folder) if (folder / "splits.parquet").is_file() else None,
         cleaning=folder / "cleaning" if (folder / "cleaning").is_dir() else None,
@@ -166,68 +232,37 @@ def _rows(path: Path) -> int:
     return packed * path.stat().st_size // CSV_BYTES_PER_ROW
 
 
-def _batches(path: Path) -> Iterator[tuple[int, pl.DataFrame]]:
-    """Frames of the file with the number of their first row, from 1. CSV cells are text, empty ones null."""
-    row = 1
+def _record_batches(path: Path, reading: _Reading) -> Iterator[pa.RecordBatch]:
+    """The wanted columns of a file; names and classes as dictionaries where they are text. Empty CSV cells are null."""
+    found = _columns(path)
+    for column in reading.wanted:
+        if column not in found:
+            raise missing_column(path, column, found)
     try:
         if path.suffix == ".parquet":
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(BATCH_ROWS):
-                    yield row, _frame(batch)
-                    row += batch.num_rows
+            schema = pq.read_schema(path)
+            words = [n for n in reading.words if _is_text(schema.field(n).type)]
+            with pq.ParquetFile(path, read_dictionary=words) as file:
+                yield from file.iter_batches(BATCH_ROWS, columns=reading.wanted)
             return
+        words = reading.words
+        kinds = {n: pa.dictionary(pa.int32(), pa.string()) if n in words else pa.string() for n in found}
         convert = pa_csv.ConvertOptions(
-            column_types={name: pa.string() for name in _columns(path)},
+            column_types=kinds,
+            include_columns=reading.wanted,
             null_values=[""],
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
         )
         read = pa_csv.ReadOptions(block_size=16 << 20)
         with pa_csv.open_csv(path, read, _CSV_PARSE, convert) as reader:
-            for batch in reader:
-                yield row, _frame(batch)
-                row += batch.num_rows
+            yield from reader
     except (pa.ArrowException, OSError, EOFError) as error:
         raise _unreadable(path, error) from error
 
 
-def _frame(batch: pa.RecordBatch) -> pl.DataFrame:
-    return pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch])))
-
-
-def _slices(frame: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
-    for start in range(0, frame.height, BATCH_ROWS):
-        yield start + 1, frame.slice(start, BATCH_ROWS)
-
-
-def _spread(
-    batches: Iterable[tuple[int, pl.DataFrame]],
-    rows: int,
-    source: object,
-    work: Path,
-    numbers: Sequence[str],
-    merge: bool = False,
-) -> list[Path]:
-    """Write rows to one file per bucket of sessions (`merge`: of users), in the order read."""
-    buckets = min(MAX_BUCKETS, max(1, math.ceil(rows / BUCKET_ROWS)))
-    writers: dict[int, pq.ParquetWriter] = {}
-    try:
-        for row, frame in batches:
-            frame = normalise(frame, source, numbers, row)
-            frame = as_users(frame) if merge else frame
-            marked = frame.with_columns(bucket_column(frame[SESSION_ID], buckets))
-            for (bucket,), rest in marked.partition_by("bucket", as_dict=True, maintain_order=True).items():
-                table = rest.drop("bucket").to_arrow()
-                if bucket not in writers:
-                    path = work / f"bucket-{bucket:05d}.parquet"
-                    writers[bucket] = pq.ParquetWriter(path, table.schema, compression="lz4")
-                writers[bucket].write_table(table)
-    finally:
-        for writer in writers.values():
-            writer.close()
-    if not writers:
-        raise InputError(f"{source}: a header and no rows")
-    return [work / f"bucket-{bucket:05d}.parquet" for bucket in sorted(writers)]
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def normalise(frame: pl.DataFrame, source: object, numbers: Sequence[str] = (), first_row: int = 1) -> pl.DataFrame:
@@ -240,22 +275,24 @@ def normalise(frame: pl.DataFrame, source: object, numbers: Sequence[str] = (), 
     for column in REQUIRED:
         if column not in frame.columns:
             raise missing_column(source, column, frame.columns)
-    columns = []
-    for series in frame.get_columns():
-        if series.dtype.is_nested() or series.dtype in (pl.Binary, pl.Object):
-            raise InputError(f"{source}: column '{series.name}' is {series.dtype}; one plain value a row is needed")
-        if series.name == TIMESTAMP:
-            columns.append(_read(series, to_microseconds, source, first_row, _TIME_FORMS))
-        elif series.name in numbers:
-            columns.append(_read(series, _to_float, source, first_row, "a number"))
-        else:
-            columns.append(series.cast(pl.String))
+    columns = [normalised(series, source, numbers, first_row) for series in frame.get_columns()]
     result = pl.DataFrame(columns)
     for column in (SESSION_ID, TIMESTAMP):
         if result[column].null_count():
             row = first_row + int(result[column].is_null().arg_true()[0])
             raise InputError(f"{source}: column '{column}', row {row}: no value; drop the row or fill it in")
     return result
+
+
+def normalised(series: pl.Series, source: object, numbers: Sequence[str] = (), first_row: int = 1) -> pl.Series:
+    """One column as `normalise` has it."""
+    if _is_odd(series.dtype):
+        raise InputError(f"{source}: column '{series.name}' is {series.dtype}; one plain value a row is needed")
+    if series.name == TIMESTAMP:
+        return _read(series, to_microseconds, source, first_row, _TIME_FORMS)
+    if series.name in numbers:
+        return _read(series, _to_float, source, first_row, "a number")
+    return series.cast(pl.String)
 
 
 _TIME_FORMS = "microseconds since 1970 as a whole number, seconds with a fraction, or ISO 8601 text"

@@ -6,14 +6,22 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from recsys.config import EtlConfig
-from recsys.etl.operators import Buckets, Scaling, Vocabulary, time_id
-from recsys.etl.plan import Plan, bucket_name
+from recsys.etl.operators import COUNT, Buckets, Scaling, Vocabulary, label_counts, time_id
+from recsys.etl.plan import Counts, Plan, bucket_name
 from recsys.schema import ITEM_ID, NULL_ID, OOV_ID, TIMESTAMP, Column, Kind, Schema, Scope, Tag
 
 
 def vocabulary_file(column: str) -> str:
     """Name of the file that holds the values of `column`, in id order."""
     return f"unique.{column}.parquet"
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A workflow that was extended: SHA-256 of its workflow.json, and how many ids each column had."""
+
+    sha256: str
+    cardinalities: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,20 @@ class Fitted:
     scalings: dict[str, Scaling]
     items: pl.DataFrame
     buckets: dict[str, Buckets] = field(default_factory=dict)
+    ancestry: list[Ancestor] = field(default_factory=list)  # oldest first; empty: fitted anew
+
+    @property
+    def rows(self) -> int:
+        """Events that were fitted on, an extended workflow's included."""
+        item = self.vocabularies[ITEM_ID]
+        return item.null_count + item.oov_count + int(item.counts.sum())
+
+    def class_counts(self, counts: Counts, name: str) -> pl.DataFrame:
+        """Counts of the values of an event-scope categorical column, quantile buckets by the boundaries fitted here."""
+        for source, buckets in self.buckets.items():
+            if bucket_name(source) == name and source in counts.numbers:
+                return label_counts(counts.numbers[source], buckets)
+        return counts.values.get(name, pl.DataFrame(schema={"value": pl.String, COUNT: pl.Int64}))
 
     def encoders(self) -> list[pl.Expr]:
         """Prepared columns to ids (Int32) and scaled numbers (Float32), under their names in the sequences."""
@@ -100,6 +122,7 @@ class Fitted:
             dtype="int32",
             cardinality=vocabulary.cardinality,
             hash_buckets=vocabulary.hash_buckets,
+            old_cardinality=self.ancestry[-1].cardinalities.get(name) if self.ancestry else None,
             source=source,
             boundaries=boundaries,
             vocabulary=vocabulary_file(name),

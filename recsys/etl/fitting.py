@@ -1,6 +1,7 @@
 """From sums over the training events to ids, statistics and the item table."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -48,7 +49,7 @@ def fit(
     """
     vocabularies = {}
     for name in plan.event_categorical:
-        dropped = _not_kept(commands) if name == ITEM_ID else []
+        dropped = not_kept(commands) if name == ITEM_ID else []
         vocabularies[name] = _vocabulary(config, name, counts.values[name], given, dropped)
     for name in plan.time:
         vocabularies[name] = Vocabulary.given(pl.Series(TIME_VALUES[name]), counts.values[name])
@@ -65,8 +66,7 @@ def fit(
     columns, scalings = continuous_columns(config), {}
     for name in plan.continuous:
         scalings[name] = Scaling.fit(columns[name].transforms, counts.moments[name])
-        if not math.isfinite(scalings[name].mean + scalings[name].std):
-            raise InputError(f"events: column '{name}': its values are too large to be summed; give it another unit")
+    check_scalings(scalings)
     items = _items(plan, vocabularies[ITEM_ID], commands)
     for name in plan.item_categorical:
         known = items.slice(FIRST_ID)
@@ -78,6 +78,13 @@ def fit(
     return Fitted(config, seed, plan, vocabularies, scalings, items, buckets)
 
 
+def check_scalings(scalings: Mapping[str, Scaling]) -> None:
+    """Raise InputError for statistics that are not finite."""
+    for name, scaling in scalings.items():
+        if not math.isfinite(scaling.mean + scaling.std):
+            raise InputError(f"events: column '{name}': its values are too large to be summed; give it another unit")
+
+
 def _vocabulary(
     config: EtlConfig, name: str, counts: pl.DataFrame, given: dict[str, pl.Series], dropped: list[str]
 ) -> Vocabulary:
@@ -87,7 +94,8 @@ def _vocabulary(
     return Vocabulary.fit(counts, column.min_count, dropped, top_k=column.top_k, hash_buckets=column.hash_buckets)
 
 
-def _not_kept(commands: pl.DataFrame | None) -> list[str]:
+def not_kept(commands: pl.DataFrame | None) -> list[str]:
+    """Items that `commands` says have no id."""
     if commands is None or KEPT not in commands.columns:
         return []
     return commands.filter(~pl.col(KEPT))[ITEM_ID].drop_nulls().to_list()

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from recsys.etl.users import ORIGIN
 from recsys.schema import SESSION_ID, TIMESTAMP, USER_ID
 
 CHUNK = "chunk"
@@ -26,6 +28,23 @@ class Sequences:
     dropped_rows: dict[str, int]
     dropped_sequences: dict[str, int]
     noted: dict[str, int] = field(default_factory=dict)
+
+
+def in_time_order(frame: pl.DataFrame) -> pl.DataFrame:
+    """A bucket (Enum sessions) sorted by session and time; equal times stay as they were read.
+
+    Where sequences are users, equal times of two sessions go by the sessions' names, not by the order of files.
+    """
+    sessions, times = frame[SESSION_ID].to_physical().to_numpy(), frame[TIMESTAMP].to_numpy()
+    if ORIGIN in frame.columns:
+        origins = frame[ORIGIN].to_physical().to_numpy()
+        return frame[np.lexsort((origins, times, sessions))]
+    # Logs mostly are in the order of time already, and numpy sorts numbers of 16 bits by counting them.
+    order = np.argsort(sessions, kind="stable")
+    later = times[order]
+    if bool(np.any((np.diff(later) < 0) & (np.diff(sessions[order].astype(np.int64)) == 0))):
+        order = np.lexsort((times, sessions))
+    return frame[order]
 
 
 def noted_rows(prepared: pl.DataFrame, numbers: list[str]) -> dict[str, int]:

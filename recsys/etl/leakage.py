@@ -11,88 +11,168 @@
 Sessions, users and item lists are compared by 64-bit hashes, 8 bytes each in memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
 
+from recsys.etl.operators import COUNT
 from recsys.etl.split import SPLIT, SPLITS
 from recsys.etl.users import ORIGIN
 from recsys.etl.windows import mix64
 from recsys.schema import ITEM_ID, SESSION_ID, TIMESTAMP, USER_ID
 
 MIN_DUPLICATE = 5  # events: shorter lists are equal by chance
-OWNER, FIRST, LATER, COUNT = "owner", "first", "later", "count"
+OWNER, FIRST, LATER = "owner", "first", "later"
 _TARGETS = SPLITS[1:]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_NO_ITEM = 1 << 40  # in place of an item's number
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Columns by which sequences, sessions and users are told apart.
+
+    Attributes:
+        keys: of a sequence.
+        kinds: what groups are called, and their columns.
+        owner: the user, else the session; where users are merged, their names are the sessions'.
+    """
+
+    keys: list[str]
+    kinds: dict[str, str]
+    owner: pl.Expr
+
+    @classmethod
+    def of(cls, columns: Sequence[str], piece: str | None = None) -> Self:
+        """Of marked parts; `piece`: a column that divides sessions into sequences (the document's protocol)."""
+        session = ORIGIN if ORIGIN in columns else SESSION_ID
+        kinds = {"sessions": session} | ({"users": USER_ID} if USER_ID in columns else {})
+        owner = pl.col(SESSION_ID).cast(pl.String)
+        if USER_ID in columns and ORIGIN not in columns:
+            owner = pl.coalesce(pl.col(USER_ID).cast(pl.String), pl.format("session {}", owner))
+        return cls([SESSION_ID, *([piece] if piece else [])], kinds, owner.alias(OWNER))
+
+
+@dataclass(frozen=True)
+class FirstPoints:
+    """Time of each owner's first test point (columns `owner`, `first`), for validation and for test.
+
+    `starts` are known once parts are merged.
+    """
+
+    tables: dict[str, pl.DataFrame] = field(default_factory=dict)
+    starts: dict[str, tuple[str, int]] = field(default_factory=dict)  # owner and time of the first point of all
+
+    @classmethod
+    def of(cls, marked: pl.DataFrame, owners: Owners) -> Self:
+        """Of a part: prepared events (sorted by sequence and time) with the column `split` that owns each."""
+        points = marked.filter((pl.col(SPLIT) != SPLITS[0]) & ~_starts(owners.keys))
+        points = points.filter(_starts([SESSION_ID, SPLIT]))  # the earliest of each sequence
+        tables = {}
+        for name in _TARGETS:
+            found = points.filter(pl.col(SPLIT) == name)
+            if found.height:
+                tables[name] = found.group_by(owners.owner).agg(pl.col(TIMESTAMP).min().alias(FIRST))
+        return cls(tables)
+
+    @classmethod
+    def merge(cls, parts: Iterable["FirstPoints"]) -> Self:
+        """Of all parts together."""
+        found: dict[str, list[pl.DataFrame]] = {}
+        for part in parts:
+            for name, table in part.tables.items():
+                found.setdefault(name, []).append(table)
+        tables = {n: pl.concat(found[n]).group_by(OWNER).agg(pl.col(FIRST).min()) for n in _TARGETS if n in found}
+        firsts = {name: table.filter(pl.col(FIRST) == pl.col(FIRST).min()) for name, table in tables.items()}
+        return cls(tables, {name: table.sort(OWNER).row(0) for name, table in firsts.items()})
 
 
 class Leakage:
-    """Collects what `report` needs: `add` each marked part once, `add_sequences` what each split writes of it.
+    """Collects what `report` needs of one part; parts merge. Items are Enum of the same values in all parts.
 
     Args:
-        columns: of the marked parts.
-        piece: a column that divides sessions into pieces, each a sequence of its own (the document's protocol).
+        owners: how groups are told apart.
+        firsts: of all parts.
     """
 
-    def __init__(self, columns: list[str], piece: str | None = None) -> None:
-        self._session = ORIGIN if ORIGIN in columns else SESSION_ID
-        self._kinds = {"sessions": self._session} | ({"users": USER_ID} if USER_ID in columns else {})
-        # The user, else the session; where users are merged, their names are the sessions'.
-        named = USER_ID in columns and ORIGIN not in columns
-        self._owner = pl.coalesce(USER_ID, pl.format("session {}", SESSION_ID)) if named else pl.col(SESSION_ID)
-        self._keys = [SESSION_ID, *([piece] if piece else [])]
-        self._groups: dict[tuple[str, str], list[np.ndarray]] = {(k, s): [] for k in self._kinds for s in SPLITS}
+    def __init__(self, owners: Owners, firsts: FirstPoints) -> None:
+        self._owners, self._firsts = owners, firsts
+        self._groups: dict[tuple[str, str], list[np.ndarray]] = {(k, s): [] for k in owners.kinds for s in SPLITS}
         self._lists: dict[str, list[np.ndarray]] = {name: [] for name in SPLITS}
-        self._first: dict[str, pl.DataFrame] = {}
-        self._items = pl.DataFrame(schema={ITEM_ID: pl.String, SPLIT: pl.String, COUNT: pl.Int64})
+        self._items = np.zeros((len(SPLITS), 0), dtype=np.int64)  # events by split and number of the item
+        self._later = dict.fromkeys(firsts.tables, 0)  # events of train after the first test point of all
+        self._own = {name: [pl.DataFrame(schema=_OWN)] for name in firsts.tables}
+        self._events = 0  # of train
 
     def add(self, marked: pl.DataFrame) -> None:
-        """Add a part: prepared events (sorted by sequence and time) with the column `split` that owns each."""
-        heads = marked.filter(_starts([*self._keys, self._session, SPLIT]))  # few, and they name all groups
-        for kind, column in self._kinds.items():
-            pairs = heads.select(column, SPLIT).drop_nulls().unique()
-            for (name,), found in pairs.partition_by(SPLIT, as_dict=True).items():
-                self._groups[kind, str(name)].append(found[column].hash().to_numpy())
-        counts = marked.group_by(ITEM_ID, SPLIT).agg(pl.len().cast(pl.Int64).alias(COUNT)).drop_nulls()
-        merged = pl.concat([self._items, counts.select(self._items.columns)])
-        self._items = merged.group_by(ITEM_ID, SPLIT).agg(pl.col(COUNT).sum())
-        points = marked.filter(~_starts(self._keys) & (pl.col(SPLIT) != SPLITS[0]))
-        points = points.filter(_starts([SESSION_ID, SPLIT]))  # the earliest of each sequence
-        for (name,), found in points.partition_by(SPLIT, as_dict=True).items():
-            first = found.group_by(self._owner.alias(OWNER)).agg(pl.col(TIMESTAMP).min().alias(FIRST))
-            known = self._first.get(str(name), first.clear())
-            self._first[str(name)] = pl.concat([known, first]).group_by(OWNER).agg(pl.col(FIRST).min())
+        """Add the part: prepared events (sorted by sequence and time) with the column `split` that owns each."""
+        columns = list(dict.fromkeys([*self._owners.keys, *self._owners.kinds.values(), SPLIT]))
+        heads = marked.select(columns).filter(_starts(columns))  # few, and they name all groups
+        for kind, column in self._owners.kinds.items():
+            pairs = heads.select(pl.col(column), pl.col(SPLIT)).drop_nulls().unique()
+            for name in SPLITS:
+                found = pairs.filter(pl.col(SPLIT) == name)[column].cast(pl.String)
+                self._groups[kind, name].append(found.hash().to_numpy())
+        items = marked[ITEM_ID]
+        assert isinstance(items.dtype, pl.Enum)
+        width = len(items.dtype.categories) + 1  # the last is no item
+        number = items.to_physical().cast(pl.Int64).fill_null(width - 1).to_numpy()
+        split = marked[SPLIT].to_physical().cast(pl.Int64).to_numpy()
+        counts = np.bincount(split * width + number, minlength=len(SPLITS) * width)
+        self._items = counts.reshape(len(SPLITS), width)[:, :-1]
 
     def add_sequences(self, name: str, rows: pl.DataFrame) -> None:
         """Add the events that split `name` makes sequences of, before slicing, chunking and dropping."""
         if not rows.height:
             return
-        starts = rows.select(_starts(self._keys)).to_series().arg_true().to_numpy()
+        starts = rows.select(_starts(self._owners.keys)).to_series().arg_true().to_numpy()
         lengths = np.diff(np.append(starts, rows.height))
         place = np.arange(rows.height, dtype=np.uint64) - np.repeat(starts, lengths).astype(np.uint64)
-        hashes = rows[ITEM_ID].hash().to_numpy()
-        mixed = mix64(hashes + (place + np.uint64(1)) * _GOLDEN)  # so that order counts in the sum
+        numbers = rows[ITEM_ID].to_physical().cast(pl.UInt64).fill_null(_NO_ITEM).to_numpy()
+        mixed = mix64(mix64(numbers) + (place + np.uint64(1)) * _GOLDEN)  # so that order counts in the sum
         totals = mix64(np.add.reduceat(mixed, starts) + lengths.astype(np.uint64))
         self._lists[name].append(totals[lengths >= MIN_DUPLICATE])
 
-    def report(self, train: Path) -> dict[str, Any]:
-        """All of it, with the events of the sequences in the folder `train` for what lies in the future."""
+    def add_train(self, sequences: pl.DataFrame) -> None:
+        """Add the training sequences as they are written."""
+        times = sequences[TIMESTAMP].explode()
+        self._events += int(sequences[TIMESTAMP].list.len().sum())
+        for name, table in self._firsts.tables.items():
+            self._later[name] += int((times > self._firsts.starts[name][1]).sum())
+            self._own[name].append(_own_future(sequences.select(self._owners.owner, TIMESTAMP), table))
+
+    def merge(self, other: "Leakage") -> None:
+        """Add what another has collected of another part."""
+        for key, groups in other._groups.items():
+            self._groups[key] += groups
+        for name, lists in other._lists.items():
+            self._lists[name] += lists
+        self._items = self._items + other._items
+        for name in self._later:
+            self._later[name] += other._later[name]
+            self._own[name] += [table for table in other._own[name] if table.height]
+        self._events += other._events
+
+    def report(self) -> dict[str, Any]:
+        """All of it, once all parts are merged."""
         return {
             "groups": self._report_groups(),
-            "future": self._report_future(train),
+            "future": self._report_future(),
             "duplicates": self._report_duplicates(),
             "unseen_items": self._report_items(),
         }
 
     def _report_groups(self) -> dict[str, Any]:
         sets = {key: np.unique(_joined(found)) for key, found in self._groups.items()}
-        report: dict[str, Any] = {name: {k: len(sets[k, name]) for k in self._kinds} for name in SPLITS}
+        report: dict[str, Any] = {name: {k: len(sets[k, name]) for k in self._owners.kinds} for name in SPLITS}
         for one, two in combinations(SPLITS, 2):
-            shared = {k: len(np.intersect1d(sets[k, one], sets[k, two], assume_unique=True)) for k in self._kinds}
+            shared = {
+                k: len(np.intersect1d(sets[k, one], sets[k, two], assume_unique=True)) for k in self._owners.kinds
+            }
             report[f"{one}_{two}"] = shared
         return report
 
@@ -106,37 +186,27 @@ class Leakage:
 
     def _report_items(self) -> dict[str, Any]:
         report = {}
-        known = self._items.filter(pl.col(SPLIT) == SPLITS[0])[ITEM_ID]
-        for name in _TARGETS:
-            mine = self._items.filter(pl.col(SPLIT) == name)
-            unseen = mine.filter(~pl.col(ITEM_ID).is_in(known.implode()))
-            events = _share(int(unseen[COUNT].sum()), int(mine[COUNT].sum()))
-            report[name] = {"items": _share(unseen.height, mine.height), "events": events}
+        known = self._items[0] > 0
+        for name, mine in zip(_TARGETS, self._items[1:], strict=True):
+            unseen = np.where(known, 0, mine)
+            events = _share(int(unseen.sum()), int(mine.sum()))
+            report[name] = {"items": _share(int((unseen > 0).sum()), int((mine > 0).sum())), "events": events}
         return report
 
-    def _report_future(self, train: Path) -> dict[str, Any]:
-        firsts = {name: self._first[name].sort(FIRST, OWNER) for name in _TARGETS if name in self._first}
-        start = {name: first.row(0) for name, first in firsts.items()}  # owner and time of the first test point
-        own: dict[str, list[pl.DataFrame]] = {name: [pl.DataFrame(schema=_OWN)] for name in firsts}
-        totals = dict.fromkeys(firsts, 0)
-        events = 0
-        for sequences in _training_sequences(train, self._owner):
-            times = sequences[TIMESTAMP].explode()
-            events += len(times)
-            for name, first in firsts.items():
-                totals[name] += int((times > start[name][1]).sum())
-                own[name].append(_own_future(sequences, first))
+    def _report_future(self) -> dict[str, Any]:
         report: dict[str, Any] = {}
-        for name, (group, time) in start.items():
-            found = pl.concat(own[name]).group_by(OWNER).agg(pl.col(LATER, COUNT).sum()).filter(pl.col(LATER) > 0)
+        for name in self._firsts.tables:
+            group, time = self._firsts.starts[name]
+            found = pl.concat(self._own[name]).group_by(OWNER).agg(pl.col(LATER, COUNT).sum())
+            found = found.filter(pl.col(LATER) > 0)
             worst = [
                 {"group": row[OWNER], **_share(row[LATER], row[COUNT])}
                 for row in found.sort([LATER, OWNER], descending=[True, False]).head(1).iter_rows(named=True)
             ]
             report[name] = {
                 "first_point": {"group": group, TIMESTAMP: time},
-                "overall": _share(totals[name], events),
-                "own": _share(int(found[LATER].sum()), events) | {"groups": found.height},
+                "overall": _share(self._later[name], self._events),
+                "own": _share(int(found[LATER].sum()), self._events) | {"groups": found.height},
                 "worst_group": worst[0] if worst else None,
             }
         return report
@@ -148,13 +218,6 @@ _OWN = {OWNER: pl.String, LATER: pl.Int64, COUNT: pl.Int64}
 def _starts(keys: list[str]) -> pl.Expr:
     """Whether a row differs from the one before it in one of `keys`; the first one does."""
     return pl.any_horizontal(pl.col(key).ne_missing(pl.col(key).shift(1)) for key in keys) | (pl.row_index() == 0)
-
-
-def _training_sequences(train: Path, owner: pl.Expr) -> Iterator[pl.DataFrame]:
-    """Owner and times of the training sequences, file by file."""
-    for file in sorted(train.glob("*.parquet")):
-        columns = [name for name in (SESSION_ID, USER_ID, TIMESTAMP) if name in pl.read_parquet_schema(file)]
-        yield pl.read_parquet(file, columns=columns).select(owner.alias(OWNER), TIMESTAMP)
 
 
 def _own_future(sequences: pl.DataFrame, first: pl.DataFrame) -> pl.DataFrame:

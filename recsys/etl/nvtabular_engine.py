@@ -4,11 +4,12 @@ Reading, checks, splits and reports are those of the Polars engine; ids, statist
 slicing and filtering are NVTabular's. Needs the extra `nvtabular` (``bash scripts/setup.sh nvtabular``).
 """
 
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +21,7 @@ from recsys.config import EtlConfig, RunConfig
 from recsys.errors import ConfigError, RecsysError
 from recsys.etl.grouping import CHUNK, Sequences, noted_rows
 from recsys.etl.nvtabular_graph import (
+    PREVIOUS,
     ROW,
     SEQUENCE_KEY,
     SESSION_KEY,
@@ -30,12 +32,12 @@ from recsys.etl.nvtabular_graph import (
     transform_workflow,
     warm_up,
 )
-from recsys.etl.operators import before_scaling
-from recsys.etl.plan import Counts, continuous_columns, count_events
+from recsys.etl.operators import MICROSECONDS, before_scaling
+from recsys.etl.plan import DERIVED_NUMBERS, Counts, continuous_columns, count_events
 from recsys.etl.polars_engine import Preprocessed, preprocess
 from recsys.etl.windows import chunk_column
 from recsys.etl.workflow import Workflow
-from recsys.schema import SESSION_ID, TIMESTAMP, USER_ID
+from recsys.schema import INTERVAL, SESSION_ID, TIMESTAMP, USER_ID
 
 
 def preprocess_nvtabular(
@@ -62,40 +64,36 @@ def preprocess_nvtabular(
         raise ConfigError(f"workers ({workers}) must be at least 1")
     load_nvtabular()
     config = config or RunConfig()
-    given = Workflow.load(Path(workflow)) if isinstance(workflow, str | Path) else workflow
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nvtabular.")))
-        stack.enter_context(_dask(workers, folder))
-        blank = NvtabularWorkflow(config, folder=folder, partitions=workers)
-        fitted = None if given is None else blank.adopt(given)
-        return preprocess(events, config, out, workflow=fitted, commands=commands, overwrite=overwrite, blank=blank)
+        blank = NvtabularWorkflow(config, folder=folder, partitions=stack.enter_context(_dask(workers, folder)))
+        return preprocess(events, config, out, workflow=workflow, commands=commands, overwrite=overwrite, blank=blank)
 
 
 @contextmanager
-def _dask(workers: int, folder: Path) -> Iterator[None]:
-    """What runs the tasks: the active client, this process, or a LocalCluster of `workers` processes."""
+def _dask(workers: int, folder: Path) -> Iterator[int]:
+    """What runs the tasks: the active client, this process, or a LocalCluster of `workers` processes; how many."""
     import dask
     from distributed import Client, LocalCluster, get_client
 
     try:
-        get_client()
+        client = get_client()
     except ValueError:
         if workers == 1:
             with dask.config.set(scheduler="synchronous"):
-                yield
+                yield 1
             return
         cluster = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             dashboard_address=None,
             local_directory=str(folder / "dask"),
-            silence_logs="ERROR",
+            silence_logs="CRITICAL",  # a task that fails is raised here; closing workers only complain
         )
         with cluster, Client(cluster) as client:
-            client.run(warm_up)
-            yield
+            yield len(client.run(warm_up))
         return
-    yield
+    yield max(workers, len(client.run(warm_up)))
 
 
 class NvtabularWorkflow(Workflow):
@@ -115,34 +113,38 @@ class NvtabularWorkflow(Workflow):
         self._folder, self._partitions = folder, partitions
         self._train: list[Path] = []
         self._numbers: dict[str, Numbers] = {}
-        self._keys = 0  # given to sessions of the training rows so far
         self._made: dict[tuple[bool, tuple[str, ...]], Any] = {}
 
     def adopt(self, workflow: Workflow) -> Self:
-        """Take over what `workflow` has fitted."""
-        self.config, self.seed = workflow.config, workflow.seed
-        self._plan, self._fitted, self._made = workflow.plan, workflow.fitted, {}
-        return self
+        """As `Workflow.adopt`."""
+        self._made = {}
+        return super().adopt(workflow)
 
     def begin(self, columns: Sequence[str], commands: pl.DataFrame | None = None, source: object = "events") -> Self:
         """As `Workflow.begin`."""
         super().begin(columns, commands, source)
-        self._train, self._numbers, self._keys, self._made = [], {}, 0, {}
+        self._train, self._numbers, self._made = [], {}, {}
         return self
 
-    def add(self, prepared: pl.DataFrame) -> None:
-        """Keep one part of the training events for the fit; classes of times and buckets are counted here."""
+    def count(self, prepared: pl.DataFrame) -> Counts:
+        """Classes of times and buckets; the rows go to files, for NVTabular to count in `finish`."""
         derived = replace(self.plan, event_categorical=[], continuous=[])
-        self._counts = Counts.merge([self._counts, count_events(prepared, derived, self.config)])
+        counts = count_events(prepared, derived, self.config)
         if not prepared.height:
-            return
+            return counts
         columns = continuous_columns(self.config)
         scaled = prepared.select(before_scaling(name, columns[name].transforms) for name in self.plan.continuous)
-        for name in self.plan.continuous:
-            self._numbers[name] = _add(self._numbers.get(name, Numbers()), scaled[name], prepared[name])
-        rows = self._keyed(prepared, [])
-        self._train += self._stage(rows.with_columns(pl.col(SESSION_KEY, SEQUENCE_KEY) + self._keys), self._new())
-        self._keys += rows.height
+        seen = {name: _numbers(scaled[name], prepared[name]) for name in self.plan.continuous}
+        files = self._stage(self._keyed(prepared, []), self._new())
+        return _Kept(counts.rows, counts.values, counts.moments, counts.numbers, files=files, seen=seen)
+
+    def take(self, counts: Counts) -> None:
+        """As `Workflow.take`."""
+        super().take(counts)
+        if isinstance(counts, _Kept):
+            self._train += counts.files
+            for name, numbers in counts.seen.items():
+                self._numbers[name] = self._numbers.get(name, Numbers()).merge(numbers)
 
     def finish(self, commands: pl.DataFrame | None = None, source: object = "commands") -> Self:
         """As `Workflow.finish`."""
@@ -187,11 +189,15 @@ class NvtabularWorkflow(Workflow):
         """The rows as `nvtabular_graph` wants them; sessions are numbered in the order in which they stand."""
         same = [SESSION_ID, CHUNK] if CHUNK in names else [SESSION_ID]
         features = [TIMESTAMP, *self.plan.event_categorical, *self.plan.numbers, *self.plan.event_text]
+        has_intervals = any(name in DERIVED_NUMBERS for name in (*self.plan.continuous, *self.plan.bucketised))
+        gap = (pl.col(INTERVAL) * MICROSECONDS).round().cast(pl.Int64)
+        previous = [(pl.col(TIMESTAMP) - gap).alias(PREVIOUS)] if has_intervals else []
         return prepared.select(
             pl.struct(SESSION_ID).rle_id().cast(pl.Int64).alias(SESSION_KEY),
             pl.struct(same).rle_id().cast(pl.Int64).alias(SEQUENCE_KEY),
             pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW),
-            *names,
+            *previous,
+            *(name if name == CHUNK else pl.col(name).cast(pl.String) for name in names),
             *dict.fromkeys(features),
         )
 
@@ -210,6 +216,7 @@ class NvtabularWorkflow(Workflow):
             warnings.simplefilter("ignore")
             made = self._made[key].transform(self._dataset(self._stage(rows, folder), folder)).to_ddf()
             tables = dask.compute(*[dask.delayed(_to_arrow)(part, schema) for part in made.to_delayed()])
+        shutil.rmtree(folder)
         return pl.DataFrame(pl.from_arrow(pa.concat_tables(tables))).sort(SEQUENCE_KEY).drop(SEQUENCE_KEY)
 
     def _row_schema(self, names: list[str]) -> pa.Schema:
@@ -254,12 +261,19 @@ class NvtabularWorkflow(Workflow):
             return nvt.Dataset(dd.read_parquet(paths, split_row_groups=False, aggregate_files=False))
 
 
-def _add(numbers: Numbers, scaled: pl.Series, values: pl.Series) -> Numbers:
-    """Count a further part of a column: `scaled` after log1p where that is used."""
+@dataclass(frozen=True)
+class _Kept(Counts):
+    """Counts of a part of the training events whose rows lie in `files`; `seen` by continuous column."""
+
+    files: list[Path] = field(default_factory=list)
+    seen: dict[str, Numbers] = field(default_factory=dict)
+
+
+def _numbers(scaled: pl.Series, values: pl.Series) -> Numbers:
+    """Of a column of one part, `scaled` being its `values` after log1p where that is used."""
     finite = scaled.filter(scaled.is_finite().fill_null(False))
-    pivot = numbers.pivot if numbers.finite or not len(finite) else float(finite[0])
-    missing, infinite = len(scaled) - len(finite), int(values.cast(pl.Float64).is_infinite().sum())
-    return Numbers(numbers.finite + len(finite), numbers.missing + missing, numbers.infinite + infinite, pivot)
+    infinite = int(values.cast(pl.Float64).is_infinite().sum())
+    return Numbers(len(finite), len(scaled) - len(finite), infinite, float(finite[0]) if len(finite) else 0.0)
 
 
 def _keep(part: Any, categorical: list[str], like: str, path: str) -> str | None:

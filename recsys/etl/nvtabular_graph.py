@@ -1,8 +1,9 @@
 """Our declaration as a real `nvtabular.Workflow`: one to fit, one to transform.
 
-Rows come as Parquet with the columns `SESSION_KEY`, `SEQUENCE_KEY`, `ROW` (Int64), what names the sequence
-(session_id, ...), `timestamp`, and the features as prepared events hold them. What NVTabular does not do by itself is
-done here, each for a reason that tests/etl/test_nvtabular_guards.py shows:
+Rows come as Parquet with the columns `SESSION_KEY`, `SEQUENCE_KEY`, `ROW` (Int64), `PREVIOUS` where intervals are
+wanted (Int64, time of the session's previous event, which a split may have put elsewhere; a first event's own), what
+names the sequence (session_id, ...), `timestamp`, and the features as prepared events hold them. What NVTabular does
+not do by itself is done here, each for a reason that tests/etl/test_nvtabular_guards.py shows:
 
 * text is marked (``=value``; null is ``""``): Categorify takes the index labels of nulls for positions, fails on
   rows that are all null, and has no file for an empty vocabulary;
@@ -10,7 +11,7 @@ done here, each for a reason that tests/etl/test_nvtabular_guards.py shows:
 * statistics are taken around a pivot: Normalize sums squares, which cancel for large or constant values, and its
   deviation is the sample's;
 * LogOp and DifferenceLag compute in float32, so logarithm and interval are LambdaOps in float64;
-* rows are sorted by session, time and row before, and by time and row in Groupby: equal times have no order there;
+* Groupby sorts by time and row: equal times have no order there;
 * the keys are numbers under names of their own, and ``:`` joins names and aggregates: Groupby casts columns by the
   ends of their names.
 
@@ -30,12 +31,13 @@ import numpy as np
 import polars as pl
 
 from recsys.errors import ConfigError
-from recsys.etl.operators import COUNT, MICROSECONDS, Moments, Scaling, Vocabulary
+from recsys.etl.operators import COUNT, MICROSECONDS, Moments, Scaling, Vocabulary, time_id
 from recsys.etl.plan import DERIVED_NUMBERS, bucket_name, continuous_columns
 from recsys.etl.workflow import Workflow
-from recsys.schema import FIRST_ID, HOUR, NULL_ID, OOV_ID, TIMESTAMP
+from recsys.schema import FIRST_ID, NULL_ID, OOV_ID, TIMESTAMP
 
-SESSION_KEY, SEQUENCE_KEY, ROW = "session_key", "sequence_key", "row"
+# Names that no column of a table is likely to have.
+SESSION_KEY, SEQUENCE_KEY, ROW, PREVIOUS = "(session)", "(sequence)", "(row)", "(previous)"
 MARK, NULL = "=", ""  # of a value; what stands for null
 SEPARATOR = ":"
 _TAIL = "tail"  # suffix of the column of hashed ids
@@ -86,10 +88,16 @@ class Numbers:
     infinite: int = 0  # of these
     pivot: float = 0.0  # one of the finite values
 
+    def merge(self, other: "Numbers") -> "Numbers":
+        """Of both parts together."""
+        pivot = self.pivot if self.finite else other.pivot
+        missing, infinite = self.missing + other.missing, self.infinite + other.infinite
+        return Numbers(self.finite + other.finite, missing, infinite, pivot)
+
 
 def guard(frame: Any, categorical: Sequence[str]) -> Any:
-    """A partition (pandas) as the workflows need it: text marked, sorted by session, time and row, a new index."""
-    frame = frame.sort_values([SESSION_KEY, TIMESTAMP, ROW], kind="stable", ignore_index=True)
+    """A partition (pandas) as the workflows need it: text marked, a new index."""
+    frame = frame.reset_index(drop=True)
     for name in categorical:
         frame[name] = (MARK + frame[name].astype(object)).where(frame[name].notna(), NULL)
     return frame
@@ -184,14 +192,13 @@ def _number(nvt: ModuleType, name: str) -> Any:
     """The column `name` of numbers, read or derived of the times."""
     if name not in DERIVED_NUMBERS:
         return [name] >> nvt.ops.LambdaOp(_same)
-    gap = [TIMESTAMP] >> nvt.ops.LambdaOp(_interval, dependency=[SESSION_KEY], dtype=np.float64)
+    gap = [TIMESTAMP] >> nvt.ops.LambdaOp(_interval, dependency=[PREVIOUS], dtype=np.float64)
     return gap >> nvt.ops.Rename(name=name)
 
 
 def _interval(times: Any, frame: Any) -> Any:
-    """Seconds since the session's previous event, 0 for its first; rows sorted by session and time."""
-    goes_on = frame[SESSION_KEY] == frame[SESSION_KEY].shift(1)
-    return times.diff().where(goes_on, 0.0) / MICROSECONDS
+    """Seconds since the session's previous event."""
+    return (times - frame[PREVIOUS]) / MICROSECONDS
 
 
 def _finite(log1p: bool, shift: float = 0.0) -> Callable[[Any], Any]:
@@ -271,11 +278,12 @@ def _hashed(vocabulary: Vocabulary) -> Callable[[Any], Any]:
 
 
 def _time_ids(feature: str, zone: str) -> Callable[[Any], Any]:
-    def time_ids(column: Any) -> Any:
-        import pandas as pd
+    """By Polars: pandas knows neither years after 2262 nor, with its usual zones, summer time after 2037."""
 
-        moment = pd.to_datetime(column, unit="us", utc=True).dt.tz_convert(zone).dt
-        return ((moment.hour if feature == HOUR else moment.weekday) + FIRST_ID).astype("int32")
+    def time_ids(column: Any) -> Any:
+        times = pl.DataFrame({TIMESTAMP: column.to_numpy()})
+        ids = times.select(time_id(feature, zone)).to_series().to_numpy()
+        return type(column)(ids, index=column.index, name=column.name)
 
     return time_ids
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import TypeVar
 
 import polars as pl
 
@@ -22,6 +24,7 @@ from recsys.etl.operators import (
 )
 from recsys.schema import DESCRIPTION, INTERVAL, ITEM_ID, LOG_GAP, SESSION_ID, TIMESTAMP, USER_ID
 
+Value = TypeVar("Value")
 KEPT = "kept"  # of commands.parquet: False for a rare command, which has no id
 NAMES_ONLY = (SESSION_ID, USER_ID, TIMESTAMP)  # columns that identify rows and are no features
 RESERVED_NAMES = (*NAMES_ONLY, "chunk", "group", "split", "scored_from")  # what sequences say of themselves
@@ -205,17 +208,19 @@ class Counts:
     @classmethod
     def merge(cls, parts: Iterable["Counts"]) -> "Counts":
         """Of all parts together."""
-        total = cls()
-        for part in parts:
-            values = {n: merge_counts(_both(total.values, n, c)) for n, c in part.values.items()}
-            moments = {n: total.moments.get(n, Moments()).merge(m) for n, m in part.moments.items()}
-            numbers = {n: merge_numbers(_both(total.numbers, n, c)) for n, c in part.numbers.items()}
-            total = cls(total.rows + part.rows, values, moments, numbers)
-        return total
+        found = list(parts)
+        values = {name: merge_counts(tables) for name, tables in _by_name(part.values for part in found).items()}
+        numbers = {name: merge_numbers(tables) for name, tables in _by_name(part.numbers for part in found).items()}
+        moments = {name: reduce(Moments.merge, some) for name, some in _by_name(p.moments for p in found).items()}
+        return cls(sum(part.rows for part in found), values, moments, numbers)
 
 
-def _both(total: Mapping[str, pl.DataFrame], name: str, more: pl.DataFrame) -> list[pl.DataFrame]:
-    return [total[name], more] if name in total else [more]
+def _by_name(parts: Iterable[Mapping[str, Value]]) -> dict[str, list[Value]]:
+    found: dict[str, list[Value]] = {}
+    for part in parts:
+        for name, value in part.items():
+            found.setdefault(name, []).append(value)
+    return found
 
 
 def count_events(events: pl.DataFrame, plan: Plan, config: EtlConfig) -> Counts:

@@ -1,42 +1,53 @@
-"""Events to a sequence dataset, part by part, so that memory is bounded by the largest part.
+"""Events to a sequence dataset, bucket by bucket, so that memory is bounded by the largest bucket.
 
-Parts hold whole sessions: those that cleaning wrote, or the session-hash buckets of a bare table. Up to three
-passes: pairs of group and item (where the split is not given), counts of the training events, sequences.
+Rows are spread over session-hash buckets once. Then up to three passes over the buckets: pairs of group and item (where
+the split is not given), counts of the training events, sequences. Threads, processes or Ray run the buckets; what is
+written does not depend on who does.
 """
 
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import polars as pl
 
+from recsys.buckets import Workers
 from recsys.config import RunConfig
 from recsys.errors import ConfigError, InputError, SchemaError
-from recsys.etl.events import Events, open_events, read_parquet, to_microseconds
-from recsys.etl.grouping import INFINITE
-from recsys.etl.leakage import Leakage, summary, warm
-from recsys.etl.plan import Plan, number_columns
-from recsys.etl.split import (
-    GROUP,
-    SPLIT,
-    SPLITS,
-    Occurrences,
-    SplitResult,
-    assign_splits,
-    group_column,
-    group_expression,
+from recsys.etl.bucket_tasks import (
+    Marker,
+    Shared,
+    Tally,
+    bucket_file,
+    count_training,
+    groups_and_items,
+    merge_numbers,
+    write_sequences,
 )
+from recsys.etl.drift import DRIFT, Measured, Shape, read_shape
+from recsys.etl.drift import summary as drift_summary
+from recsys.etl.events import Events, open_events
+from recsys.etl.fitted import Fitted
+from recsys.etl.grouping import INFINITE
+from recsys.etl.incremental import Extension
+from recsys.etl.leakage import FirstPoints, Leakage, summary, warm
+from recsys.etl.plan import Counts, Plan
+from recsys.etl.split import SPLIT, SPLITS, SplitResult, assign_splits, collector, group_column
 from recsys.etl.split_sequences import SequenceSplit
-from recsys.etl.users import ORIGIN, merges_users
-from recsys.etl.windows import chunk_column
-from recsys.etl.workflow import CHUNK, Sequences, Workflow
+from recsys.etl.users import merges_users
+from recsys.etl.workflow import Workflow
 from recsys.runtime import atomic_folder, progress
-from recsys.schema import ITEM_ID, SESSION_ID, TIMESTAMP, Schema
+from recsys.schema import USER_ID, Schema
+
+Result = TypeVar("Result")
+MOST_THREADS = 4  # buckets in memory at once
+MERGED_AT_ONCE = 16  # counts of buckets
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,10 @@ class Preprocessed:
         """What train and test share that they should not, in one line."""
         return summary(self.report["leakage"])
 
+    def drift(self) -> list[str]:
+        """How the events differ from those of the given or extended workflow; empty where there is none."""
+        return drift_summary(self.report[DRIFT]) if DRIFT in self.report else []
+
 
 def _flat(split: dict[str, Any]) -> dict[str, int]:
     return {name: value for name, value in split.items() if isinstance(value, int)}
@@ -70,6 +85,7 @@ def preprocess(
     commands: pl.DataFrame | None = None,
     overwrite: bool = False,
     blank: Workflow | None = None,
+    workers: Workers | None = None,
 ) -> Preprocessed:
     """Split, fit on train, and write a sequence dataset.
 
@@ -80,9 +96,11 @@ def preprocess(
         events: a folder that cleaning wrote (its splits.parquet holds), a .parquet, .csv or .csv.gz table
             with session_id, item_id, timestamp, or a frame.
         config: `split`, `etl` and `seed` are used; None: defaults.
-        workflow: a fitted one (or its folder) instead of fitting; `config.etl` is then not used.
+        workflow: a fitted one (or its folder, dataset or run) instead of fitting; `config.etl` is then not used.
         commands: attributes of the items, for tables and frames (a folder brings its own).
-        blank: what to fit where no workflow is given: another engine's; None: ``Workflow(config)``.
+        blank: what to fit, or what adopts the given workflow: another engine's, or an `Extension` of a fitted one;
+            None: ``Workflow(config)``.
+        workers: who works on the buckets; None: threads of this process. All of them must see the folder of `out`.
 
     Raises:
         InputError, ConfigError, SchemaError: one line that names the place and the fix.
@@ -90,9 +108,14 @@ def preprocess(
     config = config or RunConfig()
     source = events if isinstance(events, pl.DataFrame) else Path(events)
     fitted = Workflow.load(Path(workflow)) if isinstance(workflow, str | Path) else workflow
+    if fitted is not None and blank is not None:
+        fitted = blank.adopt(fitted)
     with atomic_folder(Path(out), replace=overwrite, markers=("schema.json", "report.json")) as folder:
         with tempfile.TemporaryDirectory(prefix=".buckets.", dir=folder) as work:
             job = _Job.open(source, config, fitted, commands, Path(work), blank)
+            job.workers = workers or job.workers
+            if isinstance(workflow, str | Path):
+                job.before = read_shape(Path(workflow))
             report = job.run(folder)
         job.workflow.schema.save(folder / "schema.json")
         job.workflow.save(folder / "workflow")
@@ -107,28 +130,6 @@ def preprocess(
 
 
 @dataclass
-class _Tally:
-    """What became of one split's events; those that a sequence holds as mere context count apart."""
-
-    groups: int = 0
-    events_in: int = 0
-    events_out: int = 0
-    sequences: int = 0
-    dropped_events: dict[str, int] = field(default_factory=dict)
-    dropped_sequences: dict[str, int] = field(default_factory=dict)
-    noted_events: dict[str, int] = field(default_factory=dict)  # kept, see `Sequences.noted`; context counts too
-
-    def add(self, made: Sequences, context: int) -> None:
-        """Count what was made of one part, of whose events `context` belong to other splits."""
-        self.events_in += made.rows_in - context
-        self.events_out += made.rows_out - context
-        self.sequences += made.frame.height
-        _merge(self.dropped_events, made.dropped_rows)
-        _merge(self.dropped_sequences, made.dropped_sequences)
-        _merge(self.noted_events, made.noted)
-
-
-@dataclass
 class _Job:
     """One run of `preprocess`."""
 
@@ -136,12 +137,14 @@ class _Job:
     commands: pl.DataFrame | None
     config: RunConfig
     workflow: Workflow
-    is_fitted: bool
     by: str
+    work: Path
+    is_given: bool  # the workflow is, so nothing is fitted
     splits: SplitResult | None  # a rule on groups: given, or assigned by `run`
+    workers: Workers
     cut: SequenceSplit | None = None  # a rule inside sequences, once its points in time are known
-    context: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    only: pl.DataFrame | None = None  # the prepared part where there is one part: no need to read it again
+    reference: Fitted | None = None  # what the events are compared with, whose own were of the shape `before`
+    before: Shape | None = None
 
     @classmethod
     def open(
@@ -154,7 +157,7 @@ class _Job:
         blank: Workflow | None = None,
     ) -> "_Job":
         workflow = fitted or blank or Workflow(config)
-        events = open_events(source, work, number_columns(workflow.config), config.split)
+        events = open_events(source)
         if events.cleaning is not None and events.splits is None:
             fix = f"python -m data_processing.filter --events {events.name} --out DIR"
             raise InputError(f"{events.name}: reconstructed but not filtered yet; run {fix}")
@@ -168,11 +171,26 @@ class _Job:
             workflow.begin(events.columns, commands, events.name)
         else:
             _require_columns(events, fitted.plan)
-        if events.splits is not None:
-            by = str(events.splits.report["by"])
-        else:
-            by = group_column(config.split, events.columns, events.name)
-        return cls(events, commands, config, workflow, fitted is not None, by, events.splits)
+        splits = None if config.split.rule == "none" else events.splits
+        by = str(splits.report["by"]) if splits else group_column(config.split, events.columns, events.name)
+        reference, before = fitted.fitted if fitted else None, None
+        if isinstance(workflow, Extension):
+            reference, before = workflow.parent, workflow.shape
+        # Polars, Arrow and numpy work outside the interpreter's lock; NVTabular has workers of its own.
+        threads = min(MOST_THREADS, os.cpu_count() or 1) if workflow.engine == "polars" else 1
+        return cls(
+            events,
+            commands,
+            config,
+            workflow,
+            by,
+            work,
+            fitted is not None,
+            splits,
+            Workers("threads", threads),
+            reference=reference,
+            before=before,
+        )
 
     @property
     def is_document(self) -> bool:
@@ -185,128 +203,81 @@ class _Job:
         return self.events.splits is None and merges_users(self.config.split, self.events.columns)
 
     def run(self, folder: Path) -> dict[str, Any]:
+        shared = self._spread(folder)
         if self.splits is None and self.config.split.cuts_sequences:
-            self.cut = SequenceSplit.fit(self.config.split, self.by, self._times)
-        elif self.splits is None:
-            pairs = Occurrences()
-            for frame in self._frames("Groups"):
-                pairs.add(frame.select(GROUP, ITEM_ID))
-            self.splits = assign_splits(pairs.pairs(), self.config.split, self.by)
-        if not self.is_fitted:
-            for frame in self._frames("Fit"):
-                self.workflow.add(frame.filter(pl.col(SPLIT) == "train"))
+            self.cut = SequenceSplit.fit(self.config.split, self.by, shared.buckets.times)
+        elif self.splits is None and self.config.split.rule != "none":
+            found = collector(self.config.split)
+            for pairs in self._each("Groups", groups_and_items, shared):
+                found.add(pairs)
+            self.splits = assign_splits(found, self.config.split, self.by)
+        shared = replace(shared, marker=self._marker(self.splits.assignment if self.splits else None))
+        firsts, counts = [], []
+        for counted in self._each("Count", count_training, shared):
+            firsts.append(counted.firsts)
+            counts.append(counted.counts)
+            if len(counts) == MERGED_AT_ONCE:
+                counts = [Counts.merge(counts)]
+        if not self.is_given:
+            self.workflow.take(Counts.merge(counts))
             self.workflow.finish(self.commands, self.events.name)
-        tallies, leakage = self._write(folder)
-        return self._report(tallies, leakage, folder / "train")
+        tallies, leakage, measured = self._write(replace(shared, firsts=FirstPoints.merge(firsts)))
+        return self._report(tallies, leakage.report(), measured)
 
-    def _times(self) -> Iterator[pl.Series]:
-        for part in self.events.parts:
-            yield to_microseconds(read_parquet(part)[TIMESTAMP])
+    def _spread(self, folder: Path) -> Shared:
+        plan, work = self.workflow.plan, self.work
+        wanted = plan.read(self.events.columns)
+        buckets = self.events.spread(work, wanted, plan.numbers, plan.event_text, merge=self.is_merged)
+        return Shared(buckets, self.workflow, self._marker(None), folder, reference=self.reference)
 
-    def _frames(self, what: str) -> Iterator[pl.DataFrame]:
-        """Prepared parts, with the columns `group` and, once assigned, `split`."""
-        plan = self.workflow.plan
-        wanted = plan.read(self.events.columns) + ([ORIGIN] if self.is_merged else [])
-        frames = self.events.frames(wanted, plan.numbers)
-        if self.only is not None:
-            yield self._marked(self.only)
-            return
-        for frame in progress(frames, what, total=len(self.events.parts), unit="part"):
-            prepared = self._prepared(frame)
-            if len(self.events.parts) == 1:
-                self.only = prepared
-            yield self._marked(prepared)
+    def _marker(self, assignment: pl.DataFrame | None) -> Marker:
+        config = self.workflow.config
+        pieces = config.chunk if self.is_document and self.events.splits is None else None
+        into = self.config.split.into if self.config.split.rule == "none" else None
+        return Marker(self.by, assignment, self.cut, into, pieces, self.workflow.seed)
 
-    def _prepared(self, frame: pl.DataFrame) -> pl.DataFrame:
-        if not self.is_merged:
-            return self.workflow.prepare(frame, self.events.name)
-        # Equal times of two sessions in the order of their names, not of the parts that they were read from.
-        frame = frame.sort(SESSION_ID, TIMESTAMP, ORIGIN, maintain_order=True)
-        return self.workflow.prepare(frame, self.events.name).with_columns(frame[ORIGIN])
+    def _each(self, what: str, task: Callable[[Shared, Path], Result], shared: Shared) -> Iterator[Result]:
+        """Results of the task for every bucket, in order."""
+        paths = shared.buckets.paths
+        yield from progress(self.workers.run(partial(task, shared), paths), what, total=len(paths), unit="part")
 
-    def _marked(self, frame: pl.DataFrame) -> pl.DataFrame:
-        if self.cut is not None:
-            return self.cut.mark(frame)
-        chunk = self.workflow.config.chunk
-        if self.is_document and self.events.splits is None and chunk is not None:
-            # The paper cuts first and splits the pieces.
-            cut = chunk_column(frame[SESSION_ID], chunk, self.workflow.seed)
-            frame = frame.with_columns(cut)
-            piece = pl.concat_str([pl.col(SESSION_ID), pl.col(CHUNK).cast(pl.String)], separator="#")
-            frame = frame.with_columns(piece.alias(GROUP))
-        else:
-            frame = frame.with_columns(group_expression(self.by))
-        if self.splits is None:
-            return frame
-        frame = frame.join(self.splits.assignment, on=GROUP, how="left", maintain_order="left")
-        if frame[SPLIT].null_count():
-            lost = frame.filter(pl.col(SPLIT).is_null())[GROUP][0]
-            raise InputError(f"{self.events.name}: splits.parquet has no row for {self.by} '{lost}'; clean anew")
-        return frame
-
-    def _whole_sessions(self, frame: pl.DataFrame, seen: np.ndarray) -> np.ndarray:
-        """Refuse a session that an earlier part held too; `seen` are hashes of sessions."""
-        sessions = frame[SESSION_ID].unique()
-        hashes = sessions.hash().to_numpy()
-        twice = np.isin(hashes, seen)
-        if twice.any():
-            name = sessions.filter(pl.Series(twice))[0]
-            raise InputError(f"{self.events.name}: session '{name}' lies in two parts; clean the logs anew")
-        return np.concatenate([seen, hashes])
-
-    def _write(self, folder: Path) -> tuple[dict[str, _Tally], Leakage]:
-        tallies = {name: _Tally() for name in SPLITS}
-        written = dict.fromkeys(SPLITS, 0)
+    def _write(self, shared: Shared) -> tuple[dict[str, Tally], Leakage, Measured]:
+        folder = shared.folder
         for name in SPLITS:
             (folder / name).mkdir()
-        empty: dict[str, pl.DataFrame] = {}
+        tallies, measured = {name: Tally() for name in SPLITS}, Measured()
         leakage: Leakage | None = None
-        seen = np.zeros(0, dtype=np.uint64)
-        for frame in self._frames("Sequences"):
-            seen = self._whole_sessions(frame, seen)
-            leakage = leakage or Leakage(frame.columns, CHUNK if CHUNK in frame.columns else None)
-            leakage.add(frame)
-            if self.cut is not None:
-                self.cut.count(frame)
-            for name in SPLITS:
-                made = self._sequences(frame, name, tallies[name], leakage)
-                empty.setdefault(name, made.clear())
-                if made.height:
-                    made.write_parquet(folder / name / f"part-{written[name]:05d}.parquet")
-                    written[name] += 1
+        for made in self._each("Sequences", write_sequences, shared):
+            for name, tally in made.tallies.items():
+                tallies[name].add(tally)
+            measured = measured.merge(made.measured)
+            if self.cut is not None and made.cut is not None:
+                self.cut.add(made.cut)
+            if leakage is None:
+                leakage = made.leakage
+            else:
+                leakage.merge(made.leakage)
+            empty = made.empty
         for name in SPLITS:
-            if not written[name]:
+            files = [f for f in (bucket_file(folder, name, p) for p in shared.buckets.paths) if f.is_file()]
+            for number, file in enumerate(files):
+                file.rename(folder / name / f"part-{number:05d}.parquet")
+            if not files:
                 empty[name].write_parquet(folder / name / "part-00000.parquet")
         if self.is_document:
             shutil.rmtree(folder / "test")
             shutil.copytree(folder / "val", folder / "test")
         assert leakage is not None
-        return tallies, leakage
+        return tallies, leakage, measured
 
-    def _sequences(self, frame: pl.DataFrame, name: str, tally: _Tally, leakage: Leakage) -> pl.DataFrame:
-        """What one split makes of a part."""
-        own = pl.col(SPLIT) == name
-        rows = frame.filter(own) if self.cut is None else self.cut.rows(frame, name)
-        leakage.add_sequences(name, rows)
-        made = self.workflow.sequences(rows.drop(GROUP, SPLIT, ORIGIN, strict=False), training=name == "train")
-        if self.cut is None or name == "train":
-            tally.add(made, 0)
-            return made.frame
-        context = rows.height - int(rows.select(own.sum()).item())
-        tally.add(made, context)
-        self.context[name] += context
-        starts = self.cut.scored_from(rows, name)
-        return made.frame.join(starts, on=SESSION_ID, how="left", maintain_order="left")
-
-    def _report(self, tallies: dict[str, _Tally], leakage: Leakage, train: Path) -> dict[str, Any]:
-        shared = leakage.report(train)
+    def _report(self, tallies: dict[str, Tally], shared: dict[str, Any], measured: Measured) -> dict[str, Any]:
         split = self._split_report(shared)
         for name, tally in tallies.items():
             tally.groups = int(split.get("groups", {}).get(name, 0))
         splits = {name: dict(vars(tally)) for name, tally in tallies.items()}
-        if self.cut is not None:
-            for name in SPLITS:
-                splits[name]["context_events"] = self.context[name]
+        if self.cut is None:
+            for counts in splits.values():
+                del counts["context_events"]
         config = self.workflow.config
         report: dict[str, Any] = {
             "engine": self.workflow.engine,
@@ -319,9 +290,10 @@ class _Job:
             "chunk": config.chunk.model_dump() if config.chunk else None,
             "newest": config.newest,
             "min_length": config.min_length,
-            "workflow": "given" if self.is_fitted else "fitted on train",
+            "workflow": _origin(self.workflow, self.is_given),
             "columns": json.loads(self.workflow.describe().write_json()),
             "warnings": self._warnings(tallies),
+            **measured.report(self.reference, self.before),
         }
         if self.is_document:
             report["test_is_val"] = True
@@ -329,21 +301,32 @@ class _Job:
         return report
 
     def _split_report(self, shared: dict[str, Any]) -> dict[str, Any]:
+        if self.splits is not None:
+            return self.splits.report
         if self.cut is None:
-            return self.splits.report if self.splits else {}
+            kind = "users" if self.by == USER_ID else "sessions"
+            groups = {name: shared["groups"][name][kind] for name in SPLITS}
+            return {"by": self.by, "rule": "none", "into": self.config.split.into, "groups": groups}
         report = self.cut.report()
         return report | {"warm": warm(shared)} if self.config.split.rule == "time" else report
 
-    def _warnings(self, tallies: dict[str, _Tally]) -> list[str]:
+    def _warnings(self, tallies: dict[str, Tally]) -> list[str]:
         found = list(self.workflow.warnings)
         for name, tally in tallies.items():
-            if not tally.sequences and not (name == "test" and self.is_document):
+            wanted = self.config.split.rule != "none" and not (name == "test" and self.is_document)
+            if not tally.sequences and wanted:
                 found.append(f"the {name} split is empty")
             for reason, number in tally.noted_events.items():
-                if reason.startswith(INFINITE) and (name != "train" or self.is_fitted):
+                if reason.startswith(INFINITE) and (name != "train" or self.is_given):
                     column = reason.partition(":")[2]
                     found.append(f"column '{column}' has {number} infinite values in {name}; they are taken as missing")
         return found
+
+
+def _origin(workflow: Workflow, is_given: bool) -> str:
+    if is_given:
+        return "given"
+    return "extended on train" if isinstance(workflow, Extension) else "fitted on train"
 
 
 def _require_columns(events: Events, plan: Plan) -> None:
@@ -355,13 +338,8 @@ def _require_columns(events: Events, plan: Plan) -> None:
             )
 
 
-def _merge(total: dict[str, int], more: dict[str, int]) -> None:
-    for reason, number in more.items():
-        total[reason] = total.get(reason, 0) + number
-
-
-def _totals(tallies: dict[str, _Tally]) -> dict[str, int]:
+def _totals(tallies: dict[str, Tally]) -> dict[str, int]:
     total: dict[str, int] = {}
     for tally in tallies.values():
-        _merge(total, tally.dropped_events)
+        merge_numbers(total, tally.dropped_events)
     return total

@@ -101,6 +101,17 @@ class SequenceSplit:
         train = (count * (_BILLION - test - validation) // _BILLION).clip(lower_bound=1)
         return train, pl.max_horizontal(train, count * (_BILLION - test) // _BILLION)
 
+    def blank(self) -> "SequenceSplit":
+        """The same rule, nothing counted."""
+        return SequenceSplit(self.config, self.by, self.cuts)
+
+    def add(self, other: "SequenceSplit") -> None:
+        """Count what another has counted of other parts."""
+        for name in SPLITS:
+            self.sequences[name] += other.sequences[name]
+            self.events[name] += other.events[name]
+        self.undivided += other.undivided
+
     def count(self, marked: pl.DataFrame) -> None:
         """Count a part for the report; each part once."""
         for name, number in marked.group_by(SPLIT).len().iter_rows():

@@ -1,6 +1,8 @@
 """A fitted workflow on disk: workflow.json, items.parquet; unique.<column>.parquet, schema.pbtxt (Merlin's shapes)."""
 
+import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import polars as pl
 
 from recsys.config import EtlConfig, parse
 from recsys.errors import SchemaError, missing_column, one_line
-from recsys.etl.fitted import Fitted, vocabulary_file
+from recsys.etl.fitted import Ancestor, Fitted, vocabulary_file
 from recsys.etl.merlin import write_schema_pbtxt
 from recsys.etl.operators import COUNT, Buckets, Scaling, Vocabulary
 from recsys.etl.plan import Plan, continuous_columns
@@ -28,29 +30,49 @@ def save(folder: Path, fitted: Fitted) -> None:
         pl.DataFrame([vocabulary.values.rename(name), size]).write_parquet(folder / vocabulary_file(name))
     fitted.items.write_parquet(folder / ITEMS_FILE)
     write_schema_pbtxt(fitted.schema, folder)
+    (folder / WORKFLOW_FILE).write_text(as_json(fitted), encoding="utf-8")
+
+
+def as_json(fitted: Fitted) -> str:
+    """What workflow.json holds: all but the values, their counts and the items."""
+    vocabularies = fitted.vocabularies
     values = {
         "version": VERSION,
+        "ancestry": [asdict(ancestor) for ancestor in fitted.ancestry],
         "seed": fitted.seed,
         "config": fitted.config.model_dump(mode="json"),
         "reserved_counts": {n: {"null": v.null_count, "oov": v.oov_count} for n, v in vocabularies.items()},
         "number_counts": {n: {"missing": s.missing, "infinite": s.infinite} for n, s in fitted.scalings.items()},
         "schema": fitted.schema.model_dump(mode="json"),
     }
-    text = json.dumps(values, indent=2, ensure_ascii=False)
-    (folder / WORKFLOW_FILE).write_text(text + "\n", encoding="utf-8")
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def fingerprint(fitted: Fitted) -> str:
+    """SHA-256 of the workflow.json that `save` writes."""
+    return hashlib.sha256(as_json(fitted).encode()).hexdigest()
+
+
+def workflow_folder(path: Path) -> Path:
+    """The folder of a saved workflow, given itself or the dataset or run that holds it."""
+    folders = (path, path / "workflow")
+    for folder in folders:
+        if (folder / WORKFLOW_FILE).is_file():
+            return folder
+    raise SchemaError(f"{path / WORKFLOW_FILE}: no such file; give a dataset, a run or its workflow/ folder")
 
 
 def load(folder: Path) -> Fitted:
-    """Read what `save` wrote, and check that the files belong together."""
+    """Read what `save` wrote (`workflow_folder` of `folder`), and check that the files belong together."""
+    folder = workflow_folder(folder)
     path = folder / WORKFLOW_FILE
-    if not path.is_file():
-        raise SchemaError(f"{path}: no such file; give the workflow/ folder of a data set or run")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values["version"] != VERSION:
             raise SchemaError(f"{path}: version {values['version']}; this program reads version {VERSION}")
         config = parse(EtlConfig, values["config"], path)
         schema = Schema.model_validate(values["schema"])
+        ancestry = [Ancestor(str(a["sha256"]), dict(a["cardinalities"])) for a in values.get("ancestry", [])]
         seed, reserved, numbers = int(values["seed"]), values["reserved_counts"], values["number_counts"]
         scalings = {c.name: _scaling(c, config, numbers[c.name]) for c in schema.select(kind=Kind.CONTINUOUS)}
     except SchemaError:
@@ -68,7 +90,7 @@ def load(folder: Path) -> Fitted:
     items = _load_items(folder / ITEMS_FILE, plan, vocabularies)
     made = (c for c in schema.columns if c.boundaries is not None and c.source is not None)
     buckets = {str(c.source): Buckets(c.boundaries or []) for c in made}
-    return Fitted(config, seed, plan, vocabularies, scalings, items, buckets)
+    return Fitted(config, seed, plan, vocabularies, scalings, items, buckets, ancestry)
 
 
 def _scaling(column: Column, config: EtlConfig, counts: dict[str, int]) -> Scaling:

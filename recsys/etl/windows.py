@@ -12,10 +12,10 @@ import polars as pl
 from recsys.config import ChunkConfig
 
 
-def session_seeds(sessions: list[str], seed: int) -> np.ndarray:
-    """One 64-bit number a session, from its name and the seed."""
+def session_seeds(sessions: list[str], seed: int | str) -> np.ndarray:
+    """One 64-bit number a session (or group), from its name and the seed."""
     digests = (blake2b(f"{seed}:{name}".encode(), digest_size=8).digest() for name in sessions)
-    return np.frombuffer(b"".join(digests), dtype="<u8")
+    return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
 def chunk_lengths(lengths: np.ndarray, seeds: np.ndarray, config: ChunkConfig) -> list[np.ndarray]:

@@ -63,6 +63,11 @@ class Workflow:
         return self._fitted
 
     @property
+    def is_fitted(self) -> bool:
+        """Whether `fit` (or `finish`, `load`) is done."""
+        return self._fitted is not None
+
+    @property
     def items(self) -> pl.DataFrame:
         """One row an id, reserved ones included: `id`, `item_id`, `count` in train, attributes' ids, text."""
         return self.fitted.items
@@ -85,9 +90,17 @@ class Workflow:
         self._counts = Counts()
         return self
 
+    def count(self, prepared: pl.DataFrame) -> Counts:
+        """What one part of the training events (rows that `prepare` gave) adds to the fit; changes nothing."""
+        return count_events(prepared, self.plan, self.config)
+
+    def take(self, counts: Counts) -> None:
+        """Add to the fit what `count` gave."""
+        self._counts = Counts.merge([self._counts, counts])
+
     def add(self, prepared: pl.DataFrame) -> None:
-        """Count one part of the training events (rows that `prepare` gave)."""
-        self._counts = Counts.merge([self._counts, count_events(prepared, self.plan, self.config)])
+        """`count` one part of the training events and `take` it."""
+        self.take(self.count(prepared))
 
     def finish(self, commands: pl.DataFrame | None = None, source: object = "commands") -> Self:
         """End a fit: ids, statistics and the item table from what was added."""
@@ -129,7 +142,11 @@ class Workflow:
             if column not in events.columns:
                 raise missing_column(source, column, events.columns)
         frame = normalise(events.select(plan.read(events.columns)), source, plan.numbers)
-        frame = frame.sort(SESSION_ID, TIMESTAMP, maintain_order=True)
+        return self.complete(frame.sort(SESSION_ID, TIMESTAMP, maintain_order=True), source)
+
+    def complete(self, frame: pl.DataFrame, source: object = "events") -> pl.DataFrame:
+        """What `prepare` does once rows are normalised and sorted: check, add timestamp_interval."""
+        plan = self.plan
         if USER_ID in frame.columns:
             same = pl.col(SESSION_ID) == pl.col(SESSION_ID).shift(1)
             mixed = frame.filter(same & pl.col(USER_ID).ne_missing(pl.col(USER_ID).shift(1)))
@@ -173,6 +190,12 @@ class Workflow:
             dropped_rows["min_length"] = prepared.height - out
             return Sequences(long, rows, out, dropped_rows, dropped_sequences, noted)
         return Sequences(frame, rows, prepared.height, dropped_rows, dropped_sequences, noted)
+
+    def adopt(self, workflow: "Workflow") -> Self:
+        """Take over what `workflow` has fitted."""
+        self.config, self.seed = workflow.config, workflow.seed
+        self._plan, self._fitted = workflow.plan, workflow.fitted
+        return self
 
     def describe(self) -> pl.DataFrame:
         """One row a column: kind, scope, number of ids, rows of train without a (known) value, statistics."""

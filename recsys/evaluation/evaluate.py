@@ -50,7 +50,8 @@ def evaluate(
         data: the sequence dataset's folder.
         split: which split.
         config: the protocol; None: the run's own `evaluation` section.
-        baselines: whether to measure popularity, Markov-1, Markov-2 and last item too.
+        baselines: whether to measure popularity, Markov-1, Markov-2 and last item too; without a train split the
+            first and the last, from the run's counts.
         out: another folder for the two files; without it `data` must be the dataset of the run's training.
 
     Raises:
@@ -63,7 +64,10 @@ def evaluate(
     loaded.require_data(dataset.schema, data)
     if out is None:
         loaded.directory.require_own_data(data)
-    rankers = _fitted(SequenceDataset.load(data, "train")) if baselines else {}
+    rankers: dict[str, Baseline] = {}
+    if baselines:
+        train = SequenceDataset.load(data, "train")
+        rankers = _fitted(train) if train.lengths.sum() else _fitted_on_counts(loaded)  # empty: new days alone
     source = protocol.dataset_source(data, split)
     evaluation = _measure(loaded, dataset, split, config or loaded.config.evaluation, rankers, source, str(data))
     suffix = "" if split == "test" else f".{split}"

@@ -81,12 +81,13 @@ def _transform(run: LoadedRun, events: Path | pl.DataFrame, name: str) -> pl.Dat
     if isinstance(events, pl.DataFrame):  # a workflow's constituents are no feature, and no plain column either
         events = events.select(c for c in plan.read(events.columns) if c in events.columns)
     with tempfile.TemporaryDirectory(prefix="recsys.") as work:
-        opened = open_events(events, Path(work), plan.numbers)
+        opened = open_events(events)
         for column in plan.required:
             if column not in opened.columns:
                 raise missing_column(name, column, opened.columns)
         wanted = plan.read(opened.columns)
-        frames = [run.workflow.transform(part) for part in opened.frames(wanted, plan.numbers)]
+        buckets = opened.spread(Path(work), wanted, plan.numbers, plan.event_text)
+        frames = [run.workflow.transform(part) for part in buckets.frames()]
     return pl.concat(frames)
 
 

@@ -9,6 +9,7 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 22, 46
 _FUNNEL_ROW, _FUNNEL_LEFT = 30, 150
+_NAME, _LETTER = 34, 6.6  # characters of a stage's name at most; width of one, in a font of 12
 _MOST_POINTS = 300  # of a line; more are averaged in equal runs
 
 
@@ -129,31 +130,33 @@ def funnel_chart(title: str, stages: Sequence[tuple[str, int, int]]) -> Markup:
     largest = max((entered for _, entered, _ in stages), default=0)
     if not largest:
         return Markup("")
-    room = WIDTH - _FUNNEL_LEFT - RIGHT
+    names = [_cut(name) for name, _, _ in stages]
+    start = max(_FUNNEL_LEFT, round(max(map(len, names)) * _LETTER) + 8)
+    room = WIDTH - start - RIGHT
     parts = []
     for at, (name, entered, left) in enumerate(stages):
         y, kept, gone = at * _FUNNEL_ROW + 6, left / largest * room, (entered - left) / largest * room
         label = f"{left:,}" if left == entered else f"{left:,}  (−{entered - left:,})"
-        x, style = _label_place(kept, gone, room)
+        x, style = _label_place(start, kept, gone, room)
         shape = (
             '<g><title>{}: {:,} in, {:,} out</title><text class="end" x="{}" y="{}">{}</text>'
             '<rect class="bar s-model" x="{}" y="{}" width="{:.1f}" height="20"/>'
             '<rect class="gone" x="{:.1f}" y="{}" width="{:.1f}" height="20"/>'
             '<text class="{}" x="{:.1f}" y="{}">{}</text></g>'
         )
-        texts = (name, entered, left, _FUNNEL_LEFT - 8, y + 14, _cut(name), _FUNNEL_LEFT, y, kept)
-        parts.append(Markup(shape).format(*texts, _FUNNEL_LEFT + kept, y, gone, style, x, y + 14, label))
+        texts = (name, entered, left, start - 8, y + 14, names[at], start, y, kept)
+        parts.append(Markup(shape).format(*texts, start + kept, y, gone, style, x, y + 14, label))
     return _svg(title, parts, len(stages) * _FUNNEL_ROW + 8)
 
 
-def _label_place(kept: float, gone: float, room: float) -> tuple[float, str]:
+def _label_place(start: int, kept: float, gone: float, room: float) -> tuple[float, str]:
     """x and style of a bar's label: beside the whole bar, else on its dark part, else on its light part."""
     if kept + gone < 0.65 * room:
-        return _FUNNEL_LEFT + kept + gone + 6, "start"
-    return (_FUNNEL_LEFT + 8, "start inside") if kept > 0.4 * room else (_FUNNEL_LEFT + kept + 6, "start")
+        return start + kept + gone + 6, "start"
+    return (start + 8, "start inside") if kept > 0.4 * room else (start + kept + 6, "start")
 
 
-def _cut(text: str, most: int = 22) -> str:
+def _cut(text: str, most: int = _NAME) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

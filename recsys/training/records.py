@@ -8,19 +8,20 @@ from typing import Any
 
 from recsys.config import RunConfig
 from recsys.nn.pretrained import describe_table
-from recsys.run_directory import dataset_fingerprint
-from recsys.runtime import environment
+from recsys.run_directory import RunDirectory, dataset_fingerprint
+from recsys.runtime import environment, sha256_file
 
 
 def describe_environment(config: RunConfig, dataset: Path) -> dict[str, Any]:
-    """Contents of environment.json: versions, command line, seed, data, and the text table where one is read."""
-    table = config.model.inputs.text_table
+    """Contents of environment.json: versions, command line, seed, data; text table and first weights where given."""
+    table, first = config.model.inputs.text_table, config.training.init_from
     return {
         "versions": environment(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "seed": config.seed,
         "dataset": {"path": str(dataset), "sha256": dataset_fingerprint(dataset)},
         **({"text_table": describe_table(Path(table))} if table is not None else {}),
+        **({"init_from": {"path": first, "sha256": sha256_file(RunDirectory(Path(first)).weights)}} if first else {}),
     }
 
 

@@ -25,6 +25,7 @@ from recsys.runtime import atomic_file, atomic_folder
 from recsys.schema import Schema
 from recsys.training.batches import BatchStream, plan_run
 from recsys.training.callbacks import EarlyStop, Pacing, Progress, evaluations_since_best, pace_run
+from recsys.training.initial import start_from
 from recsys.training.records import build_history, describe_environment
 from recsys.training.tracking import trackers, tracking
 from recsys.training.trainer import (
@@ -141,7 +142,7 @@ class Parts:
 
 
 def load_parts(dataset: Path, config: RunConfig) -> Parts:
-    """Splits of the dataset and a model with fresh weights, a function of `config.seed`."""
+    """Splits of the dataset and a model with fresh weights (by `config.seed`) or those of `training.init_from`."""
     _be_quiet()
     trackers(config.training)
     _precision(config.training.precision, torch.cuda.is_available())
@@ -153,6 +154,8 @@ def load_parts(dataset: Path, config: RunConfig) -> Parts:
     schema, vectors = attach_text(config.model.inputs, data.schema)
     torch.manual_seed(_seed_of(config))
     model = build_model(config.model, schema, pl.read_parquet(dataset / "workflow" / "items.parquet"), vectors)
+    if config.training.init_from is not None:
+        start_from(model, Path(config.training.init_from), dataset)
     return Parts(data, _validation_split(dataset), model)
 
 

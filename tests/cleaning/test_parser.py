@@ -4,10 +4,23 @@ from datetime import UTC, datetime
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from recsys.cleaning.parser import OUTSIDE, Kind, parse_messages, parse_times
+from recsys.cleaning import parser
+from recsys.cleaning.parser import OUTSIDE, Kind, MessageParser, parse_messages, parse_times
 from recsys.cleaning.profile import TimeFormat, load_profile
 from recsys.errors import InputError
+
+SAID = [
+    "Tool: Wall (-203)",
+    "Undo Event: 'Drag' (75)",
+    "Menu: File - Save (12) (3)",
+    "ls -l /tmp",
+    "Edit.Undo",
+    "",
+    " ",
+]
 
 
 def parse(*messages, profile="vectorworks"):
@@ -125,4 +138,26 @@ def test_an_unparsable_time_names_place_value_and_form(value):
         parse_times(pl.Series("ts", ["2025-02-05 14:05:59", value]), FORMATS, "log.csv", 10)
     text = str(error.value)
     assert "log.csv: row 12:" in text and "'2025-02-05 14:05:59.743954'" in text and "\n" not in text
-    assert (repr(value) if value else "an empty value") in text
+    assert (repr(value) if value else "no time") in text
+
+
+@pytest.mark.parametrize("profile", ["vectorworks", "visual_studio", "shell_cyber"])
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.lists(st.sampled_from(SAID) | st.text(max_size=4), max_size=5), max_size=8), st.integers(0, 6))
+def test_a_parser_that_remembers_says_the_same(profile, frames, most):
+    rules = load_profile(profile)
+    remembering = MessageParser(rules, most)
+    for messages in frames:
+        series = pl.Series("message", messages, dtype=pl.String)
+        assert remembering(series).equals(parse_messages(series, rules))
+        assert len(remembering._rows) <= max(most, len(set(messages)))
+
+
+def test_what_was_parsed_is_not_parsed_again(monkeypatch):
+    asked = []
+    plain = parser.parse_messages
+    monkeypatch.setattr(parser, "parse_messages", lambda m, p: asked.append(m.to_list()) or plain(m, p))
+    remembering = MessageParser(load_profile("vectorworks"), most=3)
+    for messages in (["a", "b", "a"], ["b", "a"], ["c", "a"], ["d", "a"]):
+        remembering(pl.Series("message", messages))
+    assert asked == [[], ["a", "b"], ["c"], ["d", "a"]], "the fourth one had no room, so all was forgotten"

@@ -44,3 +44,12 @@ def test_mistakes_are_one_line_that_names_them(change, message, tmp_path):
     with pytest.raises(ConfigError, match=message) as error:
         load_profile(path)
     assert "\n" not in str(error.value)
+
+
+def test_a_run_configuration_is_told_from_a_profile(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("profile: vectorworks\nsplit: {seed: 1}\n")
+    with pytest.raises(
+        ConfigError, match=r"run.yaml: the configuration of a run, not a cleaning profile; give it as --c"
+    ):
+        load_profile(path)

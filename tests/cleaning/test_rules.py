@@ -112,6 +112,7 @@ def test_rules_apply_in_their_order():
     stages = {stage["stage"]: stage for stage in funnel.to_list()}
     assert list(stages) == ["align", "redundancy", "repeats after alignment", "rare", "repeats after rare"]
     assert stages["align"]["renamed"] == 2
+    assert stages["align"]["not_in_dictionary"] == names.count("L") + sum(map(names.count, "RXY"))
     assert [(s["rows_in"], s["rows_out"]) for s in stages.values()] == [(13, 13), (13, 12), (12, 11), (11, 8), (8, 7)]
 
 

@@ -133,3 +133,13 @@ def test_metadata_that_contradicts_itself(tmp_path):
     (tmp_path / "dev.csv").write_text("timestamp,developer_id,message\n2014-01-01 10:00:00,7,A\n")
     with pytest.raises(InputError, match="'A' stands twice"):
         list(LogReader(tmp_path, VS).frames())
+
+
+def test_a_log_of_another_program_asks_for_the_right_profile(tmp_path):
+    (tmp_path / "a.csv").write_text("when,who,what\n1,2,3\n")
+    expected = (
+        "column 'ts' is missing; columns: when, who, what; is it a log, and profile 'vectorworks' the one for it?"
+    )
+    with pytest.raises(InputError) as error:
+        list(LogReader(tmp_path, load_profile("vectorworks")).frames())
+    assert str(error.value) == f"{tmp_path / 'a.csv'}: {expected}"

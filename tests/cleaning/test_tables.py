@@ -88,3 +88,27 @@ def test_an_unknown_encoding_is_named(tmp_path):
     path.write_bytes(HEADER + ROW)
     with pytest.raises(InputError, match="'utf-9' is not known"):
         list(LogReader(path, profile).frames())
+
+
+@pytest.mark.parametrize("chunk", [1, 40, 1 << 20])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_blank_lines_are_no_rows(tmp_path, monkeypatch, chunk, end):
+    monkeypatch.setattr(tables, "CHUNK", chunk)
+    rows = [b"2025-01-01 10:00:00.5,s1,Tool,Tool: A (1)", b'2025-01-01 10:00:01.5,s1,Tool,"Tool: B\n\n\nb (2)"', b""]
+    lines = [HEADER.strip(), b"", rows[0], b"", b" ", *rows * 3, b"", rows[0]]
+    for number, tail in enumerate((b"", end, end * 3)):
+        path = tmp_path / f"{number}.csv"
+        path.write_bytes(end.join(lines) + tail)
+        frames = list(LogReader(path, VECTORWORKS).frames())
+        messages = [message for frame in frames for message in frame["message"].to_list()]
+        assert messages == ["Tool: A (1)", *["Tool: A (1)", "Tool: B\n\n\nb (2)"] * 3, "Tool: A (1)"]
+    assert ": row 9: time 'x'" in failure(tmp_path, path.read_bytes() + b"x,s1,Tool,Tool: A (1)")
+    assert ": row 9: not UTF-8" in failure(tmp_path, path.read_bytes() + b"x,s1,Tool,\xe4")
+    assert ": row 9: 5 values" in failure(tmp_path, path.read_bytes() + b"x,s1,Tool,a,b")
+
+
+def test_blank_lines_of_json_lines_are_no_rows(tmp_path):
+    blank = live() + b"\n" + live() + b"\r\n"
+    assert ": row 3: not JSON" in failure(tmp_path, blank + b"{", "a.jsonl")
+    assert ": row 3: time 'x'" in failure(tmp_path, blank + live(ts="x"), "a.jsonl")
+    assert ": row 203: not JSON" in failure(tmp_path, blank + live() * 200 + b"\n{", "a.jsonl")

@@ -254,7 +254,7 @@ def test_errors_name_file_and_entry(tmp_path, merges, message):
 
 
 def test_errors_of_the_file(tmp_path):
-    with pytest.raises(InputError, match=r"workflows\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"workflows\.json: no such file"):
         Workflows.load(tmp_path)
     with pytest.raises(ConfigError, match="version"):
         Workflows.load(write(tmp_path, [], version=2))

@@ -22,6 +22,7 @@ from recsys.cleaning.fitting import RedundancyConfig, WorkflowConfig
 from recsys.cleaning.profile import Profile, RareConfig, load_profile
 
 ROWS_A_PART = 150
+STAGES = ["reconstruct", "split", "align", "redundancy", "filter", "workflows"]
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["data_processing.run"])
 
@@ -63,6 +64,26 @@ def contents(folder: Path) -> dict[str, str]:
 def inodes(folder: Path) -> dict[str, tuple[int, int]]:
     """Number and time of change of every file and folder."""
     return {str(p.relative_to(folder)): (p.stat().st_ino, p.stat().st_mtime_ns) for p in sorted(folder.rglob("*"))}
+
+
+def rerun(settings: Settings, out: Path, **how: Any) -> list[str]:
+    """The stages that ran, in order; those that did not are as they were, to the last inode."""
+    before = {name: events_of(out / name) for name in STAGES if (out / name).exists()}
+    lines: list[str] = []
+    run(settings, out, lines.append, **how)
+    ran = [line.split()[0] for line in lines if "finished before" not in line and "not of this run" not in line]
+    for name in before.keys() - ran:
+        assert events_of(out / name) == before[name], name
+    for name in {line.split()[0] for line in lines if "not of this run" not in line}:
+        profile = out / name / "cleaning" / "profile.yaml"
+        assert not profile.exists() or load_profile(profile) == settings.profile, name
+    assert not list(out.glob(".*"))
+    return ran
+
+
+def events_of(stage: Path) -> dict[str, tuple[int, int]]:
+    """Number and time of change of all that only a run of the stage writes: the profile is handed on."""
+    return {name: number for name, number in inodes(stage).items() if name not in ("cleaning", "cleaning/profile.yaml")}
 
 
 @dataclass(frozen=True)

@@ -351,3 +351,33 @@ def test_command_line_and_mistakes(small, tmp_path, capsys):
         align(small, load_profile("visual_studio"), tmp_path / "x")
     with pytest.raises(ValueError, match="embedder needs language"):
         AlignConfig(embedder=STUB)
+
+
+def test_patterns_that_match_nothing_are_noted(tmp_path, capsys):
+    events = write_events(tmp_path / "in", [tools("Line (-2)", "Line (-2)", "Wall (-3)")])
+    report = align(events, profile(id_pattern=r"(\d+)$", name_pattern=r"Menu: (.*)"), tmp_path / "out")
+    expected = [
+        f"align.{name} of the profile matches none of 2 messages, of which the most frequent is 'Tool: Line (-2)'"
+        for name in ("id_pattern", "name_pattern")
+    ]
+    assert report["notes"] == expected == json.loads((tmp_path / "out" / "report.json").read_text())["notes"]
+    assert capsys.readouterr().err.splitlines() == [f"note: {line}" for line in expected]
+    untrusted = profile(id_pattern=IDS, name_pattern=NAMES, untrusted_ids=["Tool (-2)", "Tool (-3)"])
+    assert align(events, untrusted, tmp_path / "out", overwrite=True)["notes"] == [], "it matches"
+
+
+def test_a_filtered_folder_is_refused_and_answers_are_kept_beside_the_stage(tmp_path, capsys, monkeypatch):
+    events = write_events(tmp_path / "in", [tools("Line (-2)")], {"language": STUB})
+    caches = []
+    monkeypatch.setattr(module.services, "make_language_identifier", lambda config: Identifier())
+    monkeypatch.setattr(module.services, "make_translator", lambda c, cache, i: caches.append(cache) or Translator())
+    translated = tmp_path / "p.yaml"
+    save_config(profile(language=STUB, translator=STUB), translated)
+    flags = ["--events", str(events), "--out", str(tmp_path / "run" / "align")]
+    assert main([*flags, "--profile", str(translated)]) == 0
+    assert main([*flags, "--profile", str(translated), "--cache", str(tmp_path / "c"), "--overwrite"]) == 0
+    assert caches == [tmp_path / "run" / "cache", tmp_path / "c"]
+    capsys.readouterr()
+    (events / "commands.parquet").touch()
+    assert main([*flags, "--overwrite"]) == 2
+    assert "in: is filtered already; give the folder of data_processing.reconstruct" in capsys.readouterr().err

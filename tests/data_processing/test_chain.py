@@ -15,16 +15,17 @@ from recsys.cleaning.fitting import AlignConfig, ServiceConfig
 from recsys.config import SplitConfig
 from recsys.errors import ConfigError, InputError
 from tests.data_processing.small_chain import (
+    STAGES,
     Death,
     contents,
     inodes,
+    rerun,
     run_apart,
     run_in_parts,
     small_logs,
     small_profile,
 )
 
-STAGES = ["reconstruct", "split", "align", "redundancy", "filter", "workflows"]
 PROFILE = small_profile()
 
 
@@ -48,17 +49,6 @@ def settings(base):
     return Settings(base / "simulated" / "logs", PROFILE)
 
 
-def rerun(settings, out, **how):
-    """The stages that ran, in order; those that did not are as they were, to the last inode."""
-    before = {name: inodes(out / name) for name in STAGES if (out / name).exists()}
-    lines = []
-    run(settings, out, lines.append, **how)
-    ran = [line.split()[0] for line in lines if "finished before" not in line]
-    for name in before.keys() - ran:
-        assert inodes(out / name) == before[name], name
-    return ran
-
-
 def test_the_small_run_holds_something_of_everything(base):
     """What the tests below rely on."""
     report = json.loads((base / "out" / "workflows" / "report.json").read_text())
@@ -80,9 +70,10 @@ DEATHS = [
     Death(r"^reconstruct$"),
     Death(r"^reconstruct$", after=True),
     Death(r"^\.reconstruct\.old\.", after=True),  # the old one is away, the new one not there yet
-    Death(r"^\.run\.json"),  # the state half-written
+    Death(r"^\.run\.json\.\d"),  # the state half-written
     Death(r"^\.split\..*/splits\.parquet"),
     Death(r"^split$", after=True),
+    Death(r"^\.run\.json\.profile$"),
     Death(r"^\.align\..*/command_dictionary\.csv$"),
     Death(r"^align$", after=True),
     Death(r"^\.redundancy\..*/redundancy\.json"),
@@ -163,9 +154,18 @@ def test_a_threshold_reruns_its_stage_and_what_follows(out, settings):
     assert rerun(changed, out) == []
     workflows = PROFILE.workflows.model_copy(update={"min_count": 6})
     changed = replace(settings, profile=small_profile(redundancy=redundancy, workflows=workflows))
-    assert rerun(changed, out) == ["filter", "workflows"], "the profile is part of what filter writes"
+    assert rerun(changed, out) == ["workflows"]
+    fresh = out.parent / "fresh"
+    run_in_parts(changed, fresh)
+    differ = dict(contents(out).items() ^ contents(fresh).items())
+    assert differ.keys() <= {"align/report.json"}, (
+        "which names its source; the profile that filter hands on is the same"
+    )
     rare = PROFILE.rare.model_copy(update={"min_count": 2})
     assert rerun(replace(settings, profile=small_profile(rare=rare)), out) == ["redundancy", "filter", "workflows"]
+    labels = PROFILE.side_information.model_copy(update={"chunks": 2})
+    only = replace(settings, profile=small_profile(rare=rare, side_information=labels))
+    assert rerun(only, out) == [], "that stage needs --docs"
 
 
 def test_another_split_reruns_what_was_fitted_but_not_what_names_are(out, settings):
@@ -287,6 +287,15 @@ def test_the_last_folder_of_events_is_the_result(tmp_path, settings):
     assert not (out / "workflows").exists()
     assert run(settings, out) == out / "workflows"
     assert run(replace(settings, skip=("workflows",)), out) == out / "filter"
+
+
+def test_what_an_earlier_run_left_is_named(out, settings):
+    lines = []
+    run(replace(settings, profile=small_profile(workflows=None), skip=("redundancy",)), out, lines.append)
+    left = [line for line in lines if "not of this run" in line]
+    assert [line.split()[0] for line in left] == ["redundancy", "workflows"]
+    assert left[1].endswith(f"; {out / 'workflows'} is as an earlier run left it")
+    assert len(lines) == len(STAGES)
 
 
 def test_overwrite_runs_all_and_keeps_what_services_answered(out, settings):

@@ -142,3 +142,56 @@ def test_nothing_left_names_the_stage(tmp_path):
     with pytest.raises(InputError, match=r"stage 'length' \(5 rows in; session of under 5 events: 5\)"):
         clean(log, "visual_studio", tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["log.csv"]
+
+
+def test_a_dictionary_of_another_log_is_noted(log, tmp_path, capsys):
+    """Thirty events or so: B alone is a few of them, all but A are most."""
+    reconstruct(log, profile(), tmp_path / "raw")
+    total = pl.scan_parquet(tmp_path / "raw" / "events" / "*").collect()["item_id"]
+    dictionary = tmp_path / "d.csv"
+    for without, doubt in ((["testonly"], ""), ([], None), ([n for n in set(total) if n != "A"], "another log")):
+        known = sorted(set(total) - set(without))
+        dictionary.write_text("message,label\n" + "".join(f"{name},{name}\n" for name in known))
+        report = filter_events(tmp_path / "raw", tmp_path / "out", dictionary=dictionary, overwrite=True)
+        unknown = sum(name in without for name in total)
+        stage = next(stage for stage in report["stages"] if stage["stage"] == "align")
+        assert stage["not_in_dictionary"] == unknown
+        said = capsys.readouterr().err
+        assert said.count("note: ") == (doubt is not None)
+        if doubt is not None:
+            share = f"{unknown} of {len(total)} events ({unknown / len(total):.1%}) keep their names"
+            assert f"note: {dictionary}: {share}" in said
+            assert ("was it made of another log?" in said) == (unknown / len(total) >= 0.05)
+        assert doubt != "another log" or doubt in said
+
+
+def test_sections_that_had_no_part_in_it_are_noted(log, tmp_path, capsys):
+    with_sections = profile(align={}, redundancy={})
+    reconstruct(log, with_sections, tmp_path / "raw")
+    flags = ["--events", str(tmp_path / "raw"), "--out", str(tmp_path / "out"), "--overwrite"]
+    (tmp_path / "d.csv").write_text("message,label\n" + "".join(f"{n},{n}\n" for n in [*"ABCDEFG", "rare", "testonly"]))
+    (tmp_path / "r.csv").write_text("high,low,decision\n")
+    for given, missing in (
+        ([], ["--dictionary", "--redundancy"]),
+        (["--dictionary", str(tmp_path / "d.csv")], ["--redundancy"]),
+        (["--dictionary", str(tmp_path / "d.csv"), "--redundancy", str(tmp_path / "r.csv")], []),
+    ):
+        assert main([*flags, *given]) == 0
+        notes = [line for line in capsys.readouterr().err.splitlines() if "is not given" in line]
+        assert [flag for flag in ("--dictionary", "--redundancy") for line in notes if flag in line] == missing
+
+
+def test_a_filtered_folder_and_a_damaged_part_are_one_line(log, tmp_path, capsys):
+    reconstruct(log, profile(), tmp_path / "raw")
+    flags = ["--events", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]
+    assert main(flags) == 0
+    assert main(["--events", str(tmp_path / "out"), "--out", str(tmp_path / "again")]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: {tmp_path / 'out'}: is filtered already; give the folder of data_processing.reconstruct"
+    ]
+    (part,) = (tmp_path / "raw" / "events").iterdir()
+    data = part.read_bytes()
+    part.write_bytes(data[:4] + bytes(200) + data[204:])
+    assert main([*flags, "--splits", str(tmp_path / "out"), "--overwrite"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {part}: not a readable Parquet file")

@@ -7,7 +7,7 @@ import os
 import polars as pl
 import pytest
 
-from data_processing.parts import EventsFolder, add_workers, given_workers, link_or_copy, write_json
+from data_processing.parts import EventsFolder, add_workers, given_workers, link_or_copy, read_table, write_json
 from recsys.buckets import Workers
 from recsys.cleaning.profile import load_profile
 from recsys.config import save_config
@@ -112,3 +112,26 @@ def test_a_part_that_was_cut_off_is_named(folder):
         file.truncate(part.stat().st_size // 2)
     with pytest.raises(InputError, match=rf"{part.name}: not a readable Parquet file \(cut off\?\)"):
         EventsFolder(folder)
+
+
+def test_a_part_that_is_damaged_within_is_named_where_it_is_read(folder):
+    part = folder / "events" / "part-00002.parquet"
+    whole = pl.DataFrame({"session_id": [f"s{i}" for i in range(2000)], "item_id": ["A", "B"] * 1000})
+    whole.write_parquet(part)
+    assert read_table(part, ["item_id"]).equals(whole.select("item_id"))
+    with pytest.raises(InputError, match=r"part-00002.parquet: .*timestamp.*; run the stage that wrote it again"):
+        read_table(part, ["item_id", "timestamp"])
+    data = bytearray(part.read_bytes())
+    data[4:400] = bytes(396)
+    part.write_bytes(data)
+    assert len(EventsFolder(folder).parts) == 3, "its end is whole"
+    with pytest.raises(InputError, match=r"part-00002.parquet: not a readable Parquet file \(cut off\?\): ") as error:
+        read_table(part)
+    assert "\n" not in str(error.value)
+
+
+def test_a_filtered_folder_is_told_from_one_of_reconstruct(folder):
+    EventsFolder(folder).require_unfiltered()
+    (folder / "commands.parquet").touch()
+    with pytest.raises(InputError, match="raw: is filtered already; give the folder of data_processing.reconstruct"):
+        EventsFolder(folder).require_unfiltered()

@@ -242,7 +242,7 @@ def test_exclusions_prefixes_and_direction(tmp_path):
     found = decisions(table)
     assert found["Menu: H", "L"] == ("drop", "threshold")
     assert found["Menu: K", "M"] == found["Event: I", "N"] == ("keep", "excluded")
-    assert summary["excluded_unknown"] == ["gone"]
+    assert summary["notes"] == ["redundancy.exclude of the profile: no event of 'gone'"]
     rules = Redundancy.load(tmp_path / "o" / "redundancy.csv", RedundancyConfig())
     assert rules.pairs == [RedundantPair(high="Menu: H", low="L", drop="low")]
 
@@ -319,3 +319,26 @@ def test_command_line(tmp_path, capsys):
     shutil.rmtree(path / "events")
     assert main([*given, "--overwrite"]) == 2
     assert (tmp_path / "o" / "redundancy.csv").is_file(), "what was there stays"
+
+
+def test_names_of_the_profile_that_fit_nothing_are_noted(tmp_path, capsys):
+    sessions = {"s": together(("Menu: H", "L"), ("Menü: H", "L"))}
+    settings = {"exclude": ["Menü: H", "L", "Menu: Hh", "zzz"], "high": ["Menu:", "Mennu:"], "low": ["qqq"]}
+    labels = Labels({"Menü: H": "Menu: H"})
+    _, summary = mine(tmp_path / "e", sessions, tmp_path / "o", dictionary=labels, **settings)
+    assert summary["notes"] == [
+        "redundancy.exclude of the profile: no event of 'Menü: H'; the dictionary calls it 'Menu: H'",
+        "redundancy.exclude of the profile: no event of 'Menu: Hh' (did you mean 'Menu: H'?)",
+        "redundancy.exclude of the profile: no event of 'zzz'",
+        "redundancy.high of the profile: no command starts with 'Mennu:' (did you mean 'Menu: '?)",
+        "redundancy.low of the profile: no command starts with 'qqq'",
+    ]
+    assert json.loads((tmp_path / "o" / "redundancy.json").read_text())["notes"] == summary["notes"]
+    assert capsys.readouterr().err.splitlines() == [f"note: {line}" for line in summary["notes"]]
+
+
+def test_a_filtered_folder_is_refused(tmp_path):
+    path = folder(tmp_path / "e", {"s": together(("H", "L"))})
+    (path / "commands.parquet").touch()
+    with pytest.raises(InputError, match="e: is filtered already"):
+        mine_redundancy(path, all_train(["s"]), profile(), tmp_path / "o")

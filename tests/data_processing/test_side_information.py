@@ -212,6 +212,6 @@ def test_a_profile_without_the_section_and_the_command_line(
     arguments = ["--events", str(events), "--docs", str(docs), "--out", str(tmp_path / "out")]
     assert main(arguments) == 0
     assert "5 commands (extracted 4, rare 1)" in capsys.readouterr().out
-    assert (tmp_path / "out.cache" / "chroma").is_dir()
+    assert (tmp_path / "cache" / "chroma").is_dir()
     assert main([*arguments[:3], str(events / "events"), *arguments[4:], "--overwrite"]) == 2
     assert "no readable document" in capsys.readouterr().err

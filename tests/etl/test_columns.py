@@ -11,6 +11,10 @@ from recsys.etl.events import open_events
 BASE = {"session_id": ["s"], "item_id": ["i"], "timestamp": [1]}
 
 
+def read(path, work, numbers=()):
+    return pl.concat(open_events(path).spread(work, [*BASE, "x"], numbers).frames())
+
+
 def files(folder, first, second):
     folder.mkdir(exist_ok=True)
     for name, series in (("a", first), ("b", second)):
@@ -27,7 +31,7 @@ def test_names_that_differ_in_case_only(tmp_path):
     frame.write_csv(tmp_path / "e.csv")
     for source in (frame, tmp_path / "e.csv"):
         with pytest.raises(InputError, match="columns 'item_id' and 'Item_ID' differ in case only"):
-            open_events(source, tmp_path)
+            open_events(source)
     with pytest.raises(InputError, match="differ in case only"):
         Workflow().fit(frame)
 
@@ -47,13 +51,13 @@ def test_types_that_change(tmp_path, first, second):
     with pytest.raises(InputError, match=message):
         check_types(files(tmp_path / "t", first, second))
     with pytest.raises(InputError, match=message):
-        open_events(tmp_path / "t", tmp_path)
+        read(tmp_path / "t", tmp_path)
     # The same in the parts of an events folder.
     (tmp_path / "cleaned" / "events").mkdir(parents=True)
     for number, path in enumerate(sorted((tmp_path / "t").iterdir())):
         path.rename(tmp_path / "cleaned" / "events" / f"part-{number:05d}.parquet")
     with pytest.raises(InputError, match="part-00001.parquet: column 'x' is"):
-        open_events(tmp_path / "cleaned", tmp_path)
+        read(tmp_path / "cleaned", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -68,13 +72,13 @@ def test_types_that_change(tmp_path, first, second):
 )
 def test_types_that_mean_the_same(tmp_path, first, second):
     check_types(files(tmp_path / "t", first, second))
-    open_events(tmp_path / "t", tmp_path)
+    assert read(tmp_path / "t", tmp_path).height == 2
 
 
 def test_numbers_may_be_whole_in_one_file(tmp_path):
     paths = files(tmp_path / "t", pl.Series([3]), pl.Series([3.5]))
     check_types(paths, ["x"])
-    found = pl.concat(open_events(tmp_path / "t", tmp_path, ["x"]).frames([*BASE, "x"], ["x"]))
+    found = read(tmp_path / "t", tmp_path, ["x"])
     assert sorted(found["x"]) == [3.0, 3.5]
     paths[1].write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"b.parquet: not a readable Parquet file"):

@@ -16,9 +16,9 @@ WANTED = ["session_id", "timestamp", "item_id"]
 HEADER = "session_id,item_id,timestamp\n"
 
 
-def read(path, work, **kwargs):
+def read(path, work):
     work.mkdir(exist_ok=True)
-    return pl.concat(open_events(path, work, **kwargs).frames(WANTED))
+    return pl.concat(open_events(path).spread(work, WANTED).frames()).select(WANTED)
 
 
 @settings(max_examples=80, deadline=None)
@@ -67,8 +67,7 @@ def test_a_table_comes_back_in_parts_of_whole_sessions(tmp_path, monkeypatch, su
         path.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
     work = tmp_path / "work"
     work.mkdir()
-    found = open_events(path, work)
-    parts = list(found.frames(WANTED))
+    parts = list(open_events(path).spread(work, WANTED).frames())
     assert (len(parts) > 1) == (bucket_rows == 10)
     seen = [set(part["session_id"]) for part in parts]
     assert sum(map(len, seen)) == len(set().union(*seen)) == 7
@@ -77,7 +76,7 @@ def test_a_table_comes_back_in_parts_of_whole_sessions(tmp_path, monkeypatch, su
     for name in set().union(*seen):
         mine = pl.concat(parts).filter(key == name).select("item_id", "timestamp")
         assert mine.equals(table.filter(key == name).select("item_id", "timestamp"))
-    whole = pl.concat(module.open_events(table, tmp_path).frames(WANTED))
+    whole = read(table, tmp_path / "whole")
     assert whole.sort(pl.all()).equals(table.select(WANTED).sort(pl.all()))
 
 

@@ -59,15 +59,12 @@ def test_null_labels_are_taken_for_positions(tmp_path):
     assert sequences["item_id"].to_list() == reference["item_id"].to_list()
 
 
-def test_guard_marks_sorts_and_counts_anew():
-    frame = pd.DataFrame(
-        {"session_key": [1, 0, 1, 1], "timestamp": [5, 9, 5, 2], "row": [1, 0, 0, 7], "item": [None, "", "=x", "b"]},
-        index=[9, 9, 4, 2],
-    )
+def test_guard_marks_and_counts_anew():
+    frame = pd.DataFrame({"number": [5, 9, 5, 2], "item": [None, "", "=x", "b"]}, index=[9, 9, 4, 2])
     made = guard(frame, ["item"])
     assert made.index.tolist() == [0, 1, 2, 3]
-    assert made["row"].tolist() == [0, 7, 0, 1]
-    assert made["item"].tolist() == ["=", "=b", "==x", ""]
+    assert made["number"].tolist() == [5, 9, 5, 2]
+    assert made["item"].tolist() == ["", "=", "==x", "=b"]
 
 
 @pytest.mark.parametrize("vocabulary", [None, ["a"]])

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from recsys.config import SplitConfig
 from recsys.errors import ConfigError, InputError
-from recsys.etl.split import Occurrences, assign_splits, group_column, load_splits
+from recsys.etl import occurrences
+from recsys.etl.occurrences import Pairs
+from recsys.etl.split import assign_splits, collector, group_column, load_splits
 
 
 def table(pairs):
@@ -112,6 +114,14 @@ def test_coverage_never_moves_the_fixed_test_groups(seed):
     assert by_split(assign_splits(table(pairs), listed))["val"] == {"7"}
 
 
+def test_names_that_are_numbers_need_no_quotes():
+    listed = SplitConfig(rule="list", test_groups=[3, "4"], validation_groups=[7])
+    assert listed.test_groups == ["3", "4"] and listed.validation_groups == ["7"]
+    for wrong in ([True], [1.5], 3, "3"):
+        with pytest.raises(ValueError, match="test_groups"):
+            SplitConfig(rule="list", test_groups=wrong)
+
+
 def test_wrong_lists_say_what_is_wrong():
     pairs = table([("anna", "x"), ("bert", "x")])
     with pytest.raises(ConfigError, match=r"test_groups: no group 'ana' .*did you mean 'anna'"):
@@ -142,21 +152,28 @@ def test_few_groups_still_leave_one_to_train(groups, sizes):
     assert tuple(len(by_split(result)[name]) for name in ("train", "val", "test")) == sizes
 
 
-def test_occurrences_collected_in_parts_keep_all_groups_and_few_pairs():
-    pairs = [*random_pairs(5), ("empty", None)]
-    whole = Occurrences(keep=5)
-    for start in range(0, len(pairs), 37):
-        whole.add(table(pairs[start : start + 37]))
-    found = whole.pairs()
-    assert set(found["group"]) == {g for g, _ in pairs}
-    kept = found.drop_nulls()
-    assert set(kept.iter_rows()) <= set(pairs)
-    holders = {item: {g for g, i in pairs if i == item} for _, item in pairs if item}
-    sizes = dict(kept.group_by("item_id").len().iter_rows())
-    assert sizes == {item: min(5, len(groups)) for item, groups in holders.items()}
-    at_once = Occurrences(keep=5)
-    at_once.add(table(pairs))
-    assert at_once.pairs().sort("group", "item_id").equals(found.sort("group", "item_id"))
+SMALL = [
+    {"rule": "list", "test_groups": ["g7", "g1234"], "validation_groups": ["g5"]},
+    {"rule": "list", "test_groups": ["g7"]},
+    {"rule": "every_nth", "every": 150},
+    {"rule": "share", "test_share": 0.004, "validation_share": 0.006},
+]
+
+
+@pytest.mark.parametrize("split", SMALL, ids=lambda s: "-".join(map(str, s.values())))
+def test_an_item_of_many_groups_is_not_said_to_lack_in_a_small_split(split, monkeypatch):
+    monkeypatch.setattr(occurrences, "CUT_AT", 5_000)
+    config = SplitConfig(**split, coverage=False)
+    pairs = [(f"g{g}", f"i{i}") for g in range(1500) for i in range(12)]
+    found = collector(config)
+    for start in range(0, len(pairs), 4_000):
+        found.add(Pairs.of(table(pairs[start : start + 4_000])))
+    assert {name: v["count"] for name, v in assign_splits(found, config).report["uncovered"].items()} == {
+        "train": 0,
+        "val": 0,
+        "test": 0,
+    }
+    assert found.pairs().drop_nulls().height <= len(pairs)
 
 
 def test_saved_splits_load_again_and_bad_ones_are_named(tmp_path):

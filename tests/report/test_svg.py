@@ -69,6 +69,18 @@ def test_funnel_bars_add_up() -> None:
     assert "noise: 1,000 in, 400 out" in text
 
 
+def test_names_of_stages_stand_whole_and_have_room() -> None:
+    long, longest = "repeats after alignment", "x" * 50
+    text = funnel_chart("funnel", [("noise", 9, 8), (long, 8, 8)])
+    assert f">{long}</text>" in text and "…" not in text
+    x = numbers(text, r'class="end" x="([\d.]+)"')
+    assert x[0] == x[1] >= 23 * 6 and numbers(text, r'class="bar[^>]*x="([\d.]+)"') == [x[0] + 8] * 2
+    cut = funnel_chart("funnel", [(longest, 9, 8)])
+    assert "…" in cut.split("</title>")[1] and longest in cut.split("</title>")[0]
+    ends = numbers(cut, r'class="gone" x="([\d.]+)"')[0] + numbers(cut, r'class="gone"[^>]*width="([\d.]+)"')[0]
+    assert ends == pytest.approx(svg.WIDTH - svg.RIGHT, abs=0.2), "inside the picture"
+
+
 def test_thinning_keeps_the_mean() -> None:
     points = [(float(x), float(x % 7)) for x in range(1000)]
     found = thin(points, most=100)

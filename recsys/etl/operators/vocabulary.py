@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from recsys.buckets import bucket_column
@@ -15,9 +16,18 @@ COUNT = "count"
 
 def count_values(values: pl.Series, weights: pl.Series | None = None) -> pl.DataFrame:
     """How often each value (null too) occurs: columns `value` String and `count` Int64, in no order."""
+    if isinstance(values.dtype, pl.Enum) and weights is None:
+        return _count_categories(values, values.dtype.categories)
     weight = pl.lit(1, dtype=pl.Int64) if weights is None else pl.Series("weight", weights, dtype=pl.Int64)
     frame = pl.DataFrame([values.cast(pl.String).alias("value")]).with_columns(weight.alias(COUNT))
     return frame.group_by("value").agg(pl.col(COUNT).sum())
+
+
+def _count_categories(values: pl.Series, names: pl.Series) -> pl.DataFrame:
+    places = values.to_physical().cast(pl.Int64).fill_null(len(names)).to_numpy()
+    counts = np.bincount(places, minlength=len(names) + 1)
+    frame = pl.DataFrame({"value": pl.concat([names, pl.Series([None], dtype=pl.String)]), COUNT: counts})
+    return frame.filter(pl.col(COUNT) > 0)
 
 
 def merge_counts(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -68,6 +78,31 @@ class Vocabulary:
         kept = pl.DataFrame([values.alias("value")]).join(counts, on="value", how="left", maintain_order="left")
         return cls._of(kept.with_columns(pl.col(COUNT).fill_null(0)), counts, hash_buckets)
 
+    def extended(
+        self, counts: pl.DataFrame, min_count: int = 1, dropped: Iterable[str] = (), *, top_k: int | None = None
+    ) -> "Vocabulary":
+        """The same ids, then those of new values as `fit` orders them; counts are those of before plus `counts`.
+
+        `min_count` and `top_k` apply to the new values alone. With hash buckets there are no new values: those that
+        share a bucket go on sharing it, since ids behind it would have to move.
+        """
+        before = pl.DataFrame([self.values.alias("value"), self.counts.cast(pl.Int64).alias("before")])
+        known = before.join(counts, on="value", how="left", maintain_order="left")
+        summed = known.select(pl.col("before") + pl.col(COUNT).fill_null(0)).to_series()
+        others = counts.join(before, on="value", how="anti")  # nulls are among them
+        tail = Vocabulary.fit(others, min_count, dropped, top_k=0 if self.hash_buckets else top_k)
+        return Vocabulary(
+            pl.concat([known["value"], tail.values]),
+            pl.concat([summed.alias(COUNT), tail.counts]),
+            self.null_count + tail.null_count,
+            self.oov_count + tail.oov_count,
+            self.hash_buckets,
+        )
+
+    def counted(self, counts: pl.DataFrame) -> "Vocabulary":
+        """The same ids; counts are those of before plus `counts`."""
+        return self.extended(counts, top_k=0)
+
     @classmethod
     def _of(cls, kept: pl.DataFrame, counts: pl.DataFrame, hash_buckets: int) -> "Vocabulary":
         nulls = int(counts.filter(pl.col("value").is_null())[COUNT].sum())
@@ -87,19 +122,21 @@ class Vocabulary:
 
     def encode(self, column: str) -> pl.Expr:
         """Ids (Int32) of `column`: null 1, unknown 2 or a hash bucket."""
-        text = pl.col(column).cast(pl.String)
-        if len(self.values) == 0:
-            known = pl.lit(None, dtype=pl.Int32)
-        else:
+        return pl.col(column).map_batches(self.ids, return_dtype=pl.Int32, is_elementwise=True)
+
+    def ids(self, values: pl.Series) -> pl.Series:
+        """Ids (Int32) of `values`; those of an Enum are looked up once a category."""
+        if isinstance(values.dtype, pl.Enum):
+            return self.ids(values.dtype.categories).gather(values.to_physical()).fill_null(NULL_ID)
+        text = values.cast(pl.String)
+        if len(self.values):
             numbers = pl.int_range(FIRST_ID, FIRST_ID + len(self.values), dtype=pl.Int32, eager=True)
             known = text.replace_strict(self.values, numbers, default=None, return_dtype=pl.Int32)
-        if self.hash_buckets:
-            tail = pl.when(known.is_null()).then(text)
-            other = tail.map_batches(self._hashed, return_dtype=pl.Int32, is_elementwise=True)
         else:
-            other = pl.lit(OOV_ID, dtype=pl.Int32)
-        null = pl.lit(NULL_ID, dtype=pl.Int32)
-        return pl.when(text.is_null()).then(null).otherwise(pl.coalesce(known, other)).alias(column)
+            known = pl.Series([None], dtype=pl.Int32).new_from_index(0, len(text))
+        other = self._hashed(text) if self.hash_buckets else pl.Series([OOV_ID], dtype=pl.Int32)
+        ids = pl.select(pl.when(text.is_null()).then(NULL_ID).otherwise(pl.coalesce(known, other)).cast(pl.Int32))
+        return ids.to_series().alias(values.name)
 
     def decode(self) -> list[str | None]:
         """The value of every id; null for reserved ids and hash buckets."""

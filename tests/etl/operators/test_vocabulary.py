@@ -72,3 +72,30 @@ def test_a_given_vocabulary_keeps_its_order(values, buckets):
     assert vocabulary.oov_count == sum(n for v, n in counts.items() if v is not None and v not in given_values)
     assert vocabulary.cardinality == 7 + buckets
     assert pl.DataFrame({"c": ["B", "z"]}).select(vocabulary.encode("c"))["c"].to_list() == [4, 3]
+
+
+@settings(max_examples=80, deadline=None)
+@given(VALUES, VALUES, st.integers(1, 3), st.one_of(st.none(), st.integers(1, 4)), st.integers(0, 3))
+def test_extending_moves_no_id_and_counts_every_row(old, new, min_count, top_k, buckets):
+    before = Vocabulary.fit(count_values(pl.Series(old, dtype=pl.String)), top_k=top_k, hash_buckets=buckets)
+    counts = count_values(pl.Series(new, dtype=pl.String))
+    after = before.extended(counts, min_count, dropped=["B"], top_k=top_k)
+    known, seen = before.values.to_list(), Counter(v for v in new if v is not None)
+    fresh = (
+        []
+        if buckets
+        else sorted(
+            (v for v in seen if v not in known and seen[v] >= min_count and v != "B"), key=lambda v: (-seen[v], v)
+        )
+    )
+    assert after.values.to_list() == known + fresh[:top_k]
+    assert after.null_count + after.oov_count + after.counts.sum() == len(old) + len(new)
+    assert after.cardinality == before.cardinality + len(fresh[:top_k])
+    # A value keeps its id unless it had none of its own and has one now: also in the buckets behind the values.
+    frame = pl.DataFrame({"c": pl.Series(old + new + ["never"], dtype=pl.String)})
+    ids = [frame.select(v.encode("c"))["c"].to_list() for v in (before, after)]
+    for value, was, now in zip(frame["c"], *ids, strict=True):
+        assert now == was or (was == 2 and value in fresh), value
+    same = before.counted(counts)
+    assert same.values.equals(before.values) and same.cardinality == before.cardinality
+    assert same.counts.to_list() == [old.count(v) + new.count(v) for v in known]
