@@ -131,20 +131,21 @@ def nvtabular(source: Path, out: Path) -> int:
 
     nvt = load_nvtabular()
     import dask
+    import pandas as pd
 
     out.mkdir()
-    lists = ["timestamp", "item_id", "cat", "value"]
+    lists = ["timestamp", "item_id", "cat", "timestamp_difference_lag_1", "value"]
     with dask.config.set(scheduler="synchronous"):
         ids = ["item_id", "cat"] >> nvt.ops.Categorify(out_path=str(out))
         value = ["value"] >> nvt.ops.Normalize()
-        wanted = ids + value + ["session_id", "timestamp"]
-        grouped = wanted >> nvt.ops.Groupby(
-            groupby_cols=["session_id"], sort_cols=["timestamp"], aggs={name: "list" for name in lists}
-        )
+        lag = ["timestamp"] >> nvt.ops.DifferenceLag(partition_cols=["session_id"], shift=1)
+        interval = lag >> nvt.ops.FillMissing(fill_val=0) >> nvt.ops.LambdaOp(lambda gap: gap / 1e6) >> nvt.ops.LogOp()
+        wanted = ids + value + interval + ["session_id", "timestamp"]
+        aggregates = dict.fromkeys(lists, "list")
+        grouped = wanted >> nvt.ops.Groupby(groupby_cols=["session_id"], sort_cols=["timestamp"], aggs=aggregates)
         workflow = nvt.Workflow(grouped)
-        rows = nvt.Dataset(str(source), engine="parquet")
-        if rows.npartitions > 1:
-            rows = rows.shuffle_by_keys(["session_id"])
+        # DifferenceLag looks at neighbouring rows, so they are sorted first.
+        rows = nvt.Dataset(pd.read_parquet(source).sort_values(["session_id", "timestamp"], ignore_index=True))
         workflow.fit(rows)
         workflow.transform(rows).to_parquet(str(out / "sequences"))
     files = sorted((out / "sequences").glob("*.parquet"))

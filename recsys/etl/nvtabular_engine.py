@@ -7,7 +7,7 @@ slicing and filtering are NVTabular's. Needs the extra `nvtabular` (``bash scrip
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -138,13 +138,15 @@ class NvtabularWorkflow(Workflow):
         files = self._stage(self._keyed(prepared, []), self._new())
         return _Kept(counts.rows, counts.values, counts.moments, counts.numbers, files=files, seen=seen)
 
-    def take(self, counts: Counts) -> None:
+    def take(self, counts: Iterable[Counts]) -> None:
         """As `Workflow.take`."""
-        super().take(counts)
-        if isinstance(counts, _Kept):
-            self._train += counts.files
-            for name, numbers in counts.seen.items():
-                self._numbers[name] = self._numbers.get(name, Numbers()).merge(numbers)
+        parts = list(counts)
+        super().take(parts)
+        for kept in parts:
+            if isinstance(kept, _Kept):
+                self._train += kept.files
+                for name, numbers in kept.seen.items():
+                    self._numbers[name] = self._numbers.get(name, Numbers()).merge(numbers)
 
     def finish(self, commands: pl.DataFrame | None = None, source: object = "commands") -> Self:
         """As `Workflow.finish`."""

@@ -37,7 +37,7 @@ from recsys.etl.fitted import Fitted
 from recsys.etl.grouping import INFINITE
 from recsys.etl.incremental import Extension
 from recsys.etl.leakage import FirstPoints, Leakage, summary, warm
-from recsys.etl.plan import Counts, Plan
+from recsys.etl.plan import Plan
 from recsys.etl.split import SPLIT, SPLITS, SplitResult, assign_splits, collector, group_column
 from recsys.etl.split_sequences import SequenceSplit
 from recsys.etl.users import merges_users
@@ -217,9 +217,10 @@ class _Job:
             firsts.append(counted.firsts)
             counts.append(counted.counts)
             if len(counts) == MERGED_AT_ONCE:
-                counts = [Counts.merge(counts)]
+                self.workflow.take(counts)
+                counts = []
         if not self.is_given:
-            self.workflow.take(Counts.merge(counts))
+            self.workflow.take(counts)
             self.workflow.finish(self.commands, self.events.name)
         tallies, leakage, measured = self._write(replace(shared, firsts=FirstPoints.merge(firsts)))
         return self._report(tallies, leakage.report(), measured)

@@ -8,7 +8,7 @@
     workflow.save(folder); Workflow.load(folder)           # JSON and Parquet
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -94,13 +94,13 @@ class Workflow:
         """What one part of the training events (rows that `prepare` gave) adds to the fit; changes nothing."""
         return count_events(prepared, self.plan, self.config)
 
-    def take(self, counts: Counts) -> None:
-        """Add to the fit what `count` gave."""
-        self._counts = Counts.merge([self._counts, counts])
+    def take(self, counts: Iterable[Counts]) -> None:
+        """Add to the fit what `count` gave for some parts."""
+        self._counts = Counts.merge([self._counts, *counts])
 
     def add(self, prepared: pl.DataFrame) -> None:
         """`count` one part of the training events and `take` it."""
-        self.take(self.count(prepared))
+        self.take([self.count(prepared)])
 
     def finish(self, commands: pl.DataFrame | None = None, source: object = "commands") -> Self:
         """End a fit: ids, statistics and the item table from what was added."""

