@@ -1,0 +1,61 @@
+"""Configuration of a run: strict, typed, read from YAML, overridden by ``key=value``.
+
+An unknown key is an error that names the nearest known one. Units stand beside each field.
+"""
+
+from recsys.config.base import (
+    Count,
+    Finite,
+    Probability,
+    Share,
+    StrictModel,
+    override,
+    parse,
+    read_yaml,
+    require_divisor,
+)
+from recsys.config.etl import (
+    BucketiseConfig,
+    CategoricalConfig,
+    ChunkConfig,
+    ContinuousConfig,
+    EtlConfig,
+    SplitConfig,
+    TimeConfig,
+    TimeFeature,
+    Transform,
+)
+from recsys.config.model import AuxiliaryConfig, BackboneConfig, InputsConfig, LossConfig, ModelConfig
+from recsys.config.run import RunConfig, load_config, save_config
+from recsys.config.training import EvaluationConfig, TrainingConfig
+
+__all__ = [
+    "AuxiliaryConfig",
+    "BackboneConfig",
+    "BucketiseConfig",
+    "CategoricalConfig",
+    "ChunkConfig",
+    "ContinuousConfig",
+    "Count",
+    "EtlConfig",
+    "EvaluationConfig",
+    "Finite",
+    "InputsConfig",
+    "LossConfig",
+    "ModelConfig",
+    "Probability",
+    "RunConfig",
+    "Share",
+    "SplitConfig",
+    "StrictModel",
+    "TimeConfig",
+    "TimeFeature",
+    "TrainingConfig",
+    "Transform",
+    "load_config",
+    "override",
+    "parse",
+    "read_yaml",
+    "require_divisor",
+    "save_config",
+]
