@@ -91,11 +91,15 @@ class Column(BaseModel):
     vocabulary: str | None = None  # path inside workflow/
     vocabulary_sha256: str | None = None  # of the values in id order, so that equal sizes are not taken for equal ids
 
-    def num_values(self) -> int:
-        """How many ids stand for values, hash buckets included."""
+    def num_ids(self) -> int:
+        """How many ids there are, reserved ones and hash buckets included."""
         if self.cardinality is None:
             raise SchemaError(f"schema: column '{self.name}' is {self.kind.value} and has no cardinality")
-        return self.cardinality - self.first_id
+        return self.cardinality
+
+    def num_values(self) -> int:
+        """How many ids stand for values, hash buckets included."""
+        return self.num_ids() - self.first_id
 
 
 class Schema(BaseModel):

@@ -3,6 +3,7 @@
 An unknown key is an error that names the nearest known one. Units stand beside each field.
 """
 
+from recsys.config.backbone import BackboneConfig
 from recsys.config.base import (
     Count,
     Finite,
@@ -25,7 +26,9 @@ from recsys.config.etl import (
     TimeFeature,
     Transform,
 )
-from recsys.config.model import AuxiliaryConfig, BackboneConfig, InputsConfig, LossConfig, ModelConfig
+from recsys.config.inputs import InputsConfig
+from recsys.config.losses import AuxiliaryConfig, LossConfig
+from recsys.config.model import ModelConfig
 from recsys.config.run import RunConfig, load_config, save_config
 from recsys.config.training import EvaluationConfig, TrainingConfig
 

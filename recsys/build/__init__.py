@@ -1,0 +1,41 @@
+"""From configuration to objects: the only place where names in a config meet classes."""
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from recsys.build.backbones import build_backbone
+from recsys.build.heads import build_heads
+from recsys.build.inputs import TEXT, attach_text, build_inputs
+from recsys.build.losses import build_catalogue_loss
+from recsys.build.masking import build_masking
+from recsys.config import ModelConfig
+from recsys.recommender import Recommender
+from recsys.schema import Schema
+
+__all__ = ["TEXT", "attach_text", "build_catalogue_loss", "build_masking", "build_model"]
+
+
+def build_model(
+    config: ModelConfig, schema: Schema, items: pl.DataFrame, pretrained: Tensor | None = None
+) -> Recommender:
+    """A recommender with fresh weights (drawn from torch's global generator).
+
+    Args:
+        config: the `model` section.
+        schema: of the sequence dataset.
+        items: the workflow's item table, one row an id, with item-scope columns.
+        pretrained: ``[V, E]`` text vectors of the items. Without them a schema with a `text` column gives a table of
+            zeros, to be filled from a run's weights.
+    """
+    item = schema.item()
+    if pretrained is None and TEXT in schema:
+        pretrained = torch.zeros(item.num_ids(), schema[TEXT].dimension or 0)
+    heads, weights = build_heads(config, schema)  # drawn before the rest: a seed's weights stay what they were
+    return Recommender(
+        inputs=build_inputs(config, schema, items, pretrained),
+        backbone=build_backbone(config.backbone, config.max_length),
+        heads=heads,
+        weights=weights,
+        item=item.name,
+    )
