@@ -7,9 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from recsys.data.batch import Batch
-from recsys.errors import TrainingError
+from recsys.errors import InputError, TrainingError
 from recsys.heads import CatalogueHead, RealHead
 from recsys.inputs import SequenceInputs
+from recsys.nn.detection import SCORES_AT_ONCE, ReplacedDetector, draw_from_scores
+from recsys.nn.masking import RULES
+
+DETECTOR = "masking.replaced"
+"""Name of the detector's loss and count among those of the heads."""
 
 
 @dataclass
@@ -26,10 +31,14 @@ class Recommender(nn.Module):
 
     Args:
         inputs: columns to ``[B, T, H]``.
-        backbone: ``([B, T, H], lengths [B])`` to hidden states ``[B, T, H]``; causal.
+        backbone: ``([B, T, H], lengths [B])`` to hidden states ``[B, T, H]``; one of two streams takes an
+            `attention_mask` bool ``[B, T, T]`` too and then gives the states of the stream that does not see itself.
         heads: by column; the item column's head is the main one.
         weights: weight of each head's loss.
         item: name of the item column.
+        masking: name of the masking that it learns by; its `Rule` says how labels are kept from the model.
+        mask_size: H where that rule asks for a mask vector.
+        detector: the second task of the masking `replaced`.
     """
 
     def __init__(
@@ -40,6 +49,9 @@ class Recommender(nn.Module):
         heads: Mapping[str, CatalogueHead | RealHead],
         weights: Mapping[str, float],
         item: str,
+        masking: str = "causal",
+        mask_size: int = 0,
+        detector: ReplacedDetector | None = None,
     ) -> None:
         super().__init__()
         self.inputs = inputs
@@ -47,12 +59,17 @@ class Recommender(nn.Module):
         self.heads = nn.ModuleDict(heads)
         self.weights = dict(weights)
         self.item = item
+        self.masking = masking
+        self.rule = RULES[masking]
+        self.mask_vector = nn.Parameter(torch.randn(mask_size) * 0.02) if self.rule.mask_vector else None
+        self.detector = detector
 
     def forward(self, batch: Mapping[str, Tensor], counts: Mapping[str, float] | None = None) -> RecommenderOutput:
         """Loss of a batch: the sum over heads of ``weight * (loss sum / count)``.
 
         Args:
-            batch: ``inputs.* [B, T]``, lengths ``[B]``, ``labels.<head>.positions [P]`` and ``.targets [P]``.
+            batch: ``inputs.* [B, T]``, lengths ``[B]``, ``labels.<head>.positions [P]`` and ``.targets [P]``, and what
+                the masking hides.
             counts: label counts to normalise by (over accumulation and ranks); those of the batch by default.
         """
         batch = batch if isinstance(batch, Batch) else Batch(batch)
@@ -67,17 +84,91 @@ class Recommender(nn.Module):
             count = output.count if counts is None else torch.as_tensor(counts[name], device=hidden.device)
             total = total + self.weights[name] * output.sum / count.clamp(min=1)
             sums[name], seen[name] = output.sum.detach(), output.count.detach()
+        if self.detector is not None:
+            lost, number = self._detect(batch, hidden, self.detector)
+            count = number if counts is None else torch.as_tensor(counts[DETECTOR], device=hidden.device)
+            total = total + self.detector.weight * lost / count.clamp(min=1)
+            sums[DETECTOR], seen[DETECTOR] = lost.detach(), number
         if not torch.isfinite(total.detach()):
-            rows = batch.row_id.tolist()
-            raise TrainingError(
-                f"loss is {float(total.detach())} on dataset rows {rows[:20]}; lower training.learning_rate"
-            )
+            raise TrainingError(self._not_finite(batch, float(total.detach())))
         return RecommenderOutput(total, sums, seen)
 
+    def label_counts(self, batch: Batch) -> dict[str, float]:
+        """How many labels each head has in a batch, for `counts` of `forward`."""
+        counts = {name: float(batch.num_labels(name)) for name in self.heads}
+        return counts if self.detector is None else {**counts, DETECTOR: float(batch.lengths.sum())}
+
     def hidden(self, batch: Batch) -> Tensor:
-        """Hidden states ``[B, T, H]``; what stands past a sequence's length is undefined."""
-        states: Tensor = self.backbone(self.inputs(batch.inputs), batch.lengths)
+        """Hidden states ``[B, T, H]`` of a masked batch; what stands past a sequence's length is undefined.
+
+        Raises:
+            InputError: the model learns by hiding events, and the batch hides none: its states have seen the labels.
+        """
+        mask, attention = batch.get("input_mask"), batch.get("attention_mask")
+        if not self.rule.every_position and mask is None and attention is None:
+            raise InputError(
+                f"a model of masking '{self.masking}' reads batches that this masking made; the state that predicts "
+                "what follows a history is given by `Recommender.predictive`"
+            )
+        return self.encode(self.inputs(batch.inputs), batch.lengths, mask, attention)
+
+    def encode(
+        self,
+        vectors: Tensor,
+        lengths: Tensor,
+        input_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states ``[B, T, H]`` of fused vectors ``[B, T, H]``, of which bool ``[B, T]`` are hidden.
+
+        `attention_mask` bool ``[B, T, T]`` says which event sees which, to a backbone of two streams.
+        """
+        if input_mask is not None:
+            assert self.mask_vector is not None
+            vectors = torch.where(input_mask[..., None], self.mask_vector.to(vectors.dtype), vectors)
+        more = {} if attention_mask is None else {"attention_mask": attention_mask}
+        states: Tensor = self.backbone(vectors, lengths, **more)
         return states
+
+    def predictive(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+        """States ``[B, T, H]`` of fused vectors ``[B, T, H]``; that at ``lengths - 1`` predicts what follows a history.
+
+        A causal model's states before it predict what follows the events before it. Any other model is given a hidden
+        event behind each history, and its other states are undefined.
+        """
+        if self.rule.every_position:
+            return self.encode(vectors, lengths)
+        batch, time, size = vectors.shape
+        steps = torch.arange(time + 1, device=vectors.device)
+        longer = torch.cat([vectors, vectors.new_zeros(batch, 1, size)], dim=1)  # [B, T + 1, H]
+        if self.mask_vector is not None:
+            return self.encode(longer, lengths + 1, input_mask=steps == lengths[:, None])[:, 1:]
+        known = (steps < lengths[:, None])[:, None, :].expand(-1, time + 1, -1)  # [B, T + 1, T + 1]
+        return self.encode(longer, lengths + 1, attention_mask=known)[:, 1:]
+
+    def _detect(self, batch: Batch, hidden: Tensor, detector: ReplacedDetector) -> tuple[Tensor, Tensor]:
+        """Sum and count of the loss of telling true events from replaced ones. hidden ``[B * T, H]``."""
+        ids, mask = batch.inputs[self.item], batch["input_mask"]  # [B, T]
+        drawn = batch.get("replacement_ids")
+        if drawn is None:
+            drawn = ids.masked_scatter(mask, self._draw(hidden.detach()[mask.flatten()]))
+        vectors = self.inputs({**batch.inputs, self.item: drawn})
+        return detector.loss(self.encode(vectors, batch.lengths), drawn != ids, batch.lengths)
+
+    @torch.no_grad()
+    def _draw(self, hidden: Tensor) -> Tensor:
+        """Items ``[P]`` by their probabilities at hidden states ``[P, H]``."""
+        head = self.heads[self.item]
+        assert isinstance(head, CatalogueHead)
+        rows = max(1, SCORES_AT_ONCE // int(head.table(self.inputs.item_table()).shape[0]))
+        return torch.cat([draw_from_scores(self.item_scores(part)) for part in hidden.split(rows)])
+
+    def _not_finite(self, batch: Batch, loss: float) -> str:
+        rows = batch.row_id.tolist()
+        named = f"{rows[:20]}" if len(rows) <= 20 else f"{rows[:20]} and {len(rows) - 20} more"
+        broken = [n for n, v in batch.inputs.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
+        fix = f"input column '{broken[0]}' is not finite there" if broken else "lower training.learning_rate"
+        return f"loss is {loss} on dataset rows {named}; {fix}"
 
     def item_scores(self, hidden: Tensor) -> Tensor:
         """Scores ``[P, V]`` of every item for hidden states ``[P, H]``; reserved ids are -inf."""

@@ -3,60 +3,35 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaModel
+from transformers import PreTrainedModel
+
+from recsys.backbones.base import Backbone, valid
+from recsys.errors import ConfigError
 
 
-class LlamaBackbone(nn.Module):
-    """LLaMA decoder (RMSNorm, SwiGLU, grouped-query attention, rotary positions) over ``[B, T, H]`` vectors.
+class Transformer(Backbone):
+    """A decoder (LLaMA, Qwen3, GPT-2) or an encoder (BERT) over ``[B, T, H]`` vectors.
 
-    Padding stands on the right, so under causal attention no valid event ever sees it: scores do not depend on the
-    amount of padding, and attention takes its causal kernel instead of an explicit ``[B, 1, T, T]`` mask.
+    A causal model gets no mask: padding stands on the right, so no valid event ever sees it, and attention takes its
+    causal kernel instead of an explicit ``[B, 1, T, T]`` mask. A bidirectional one gets the valid events.
+
+    When to use: LLaMA or Qwen3 as the strong causal default, GPT-2 for learned positions, BERT with masked events.
 
     Args:
-        hidden_size: H.
-        num_layers: decoder layers.
-        num_heads: query heads; must divide H.
-        num_kv_heads: key and value heads; must divide `num_heads`.
-        intermediate_size: width of the SwiGLU.
+        model: of `transformers`, without a head; its embedding table and pooler are taken out, since an unused table
+            would be trained and saved.
         max_length: longest sequence.
-        rope_theta: base of the rotary frequencies.
-        attention_dropout: on attention weights.
-        residual_dropout: on each block's output, before it is added to the residual stream.
+        is_causal: whether `model` is.
+        residual_dropout: on the output of each layer's `self_attn` and `mlp`, for models that have no dropout of their
+            own there (LLaMA, Qwen3, Mixtral).
     """
 
     def __init__(
-        self,
-        *,
-        hidden_size: int,
-        num_layers: int,
-        num_heads: int,
-        num_kv_heads: int,
-        intermediate_size: int,
-        max_length: int,
-        rope_theta: float,
-        attention_dropout: float,
-        residual_dropout: float,
+        self, model: PreTrainedModel, *, max_length: int, is_causal: bool = True, residual_dropout: float = 0.0
     ) -> None:
-        super().__init__()
-        self.hidden_size = hidden_size
-        config = LlamaConfig(
-            vocab_size=1,
-            hidden_size=hidden_size,
-            intermediate_size=intermediate_size,
-            num_hidden_layers=num_layers,
-            num_attention_heads=num_heads,
-            num_key_value_heads=num_kv_heads,
-            max_position_embeddings=max_length,
-            rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
-            attention_dropout=attention_dropout,
-            use_cache=False,
-            pad_token_id=None,
-            bos_token_id=None,
-            eos_token_id=None,
-            attn_implementation="sdpa",
-        )
-        self.model = LlamaModel(config)
-        self.model.embed_tokens = nn.Identity()  # vectors come in; an unused table would be trained and saved
+        super().__init__(model.config.hidden_size, max_length)
+        self.model = take_out_embeddings(model)
+        self.is_causal = is_causal
         if residual_dropout:
             for layer in self.model.layers:
                 layer.self_attn.register_forward_hook(_DropAttentionOutput(residual_dropout))
@@ -64,8 +39,44 @@ class LlamaBackbone(nn.Module):
 
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         """vectors ``[B, T, H]``, lengths ``[B]`` to hidden states ``[B, T, H]``; past a length they are undefined."""
-        hidden: Tensor = self.model(inputs_embeds=vectors).last_hidden_state
+        self.require_fit(vectors)
+        mask = None if self.is_causal else valid(vectors, lengths)  # [B, T]
+        hidden: Tensor = self.model(inputs_embeds=vectors, attention_mask=mask).last_hidden_state
         return hidden
+
+
+def take_out_embeddings(model: PreTrainedModel) -> PreTrainedModel:
+    """The model without what vectors have no use for: the table of its vocabulary and the pooler."""
+    model.set_input_embeddings(nn.Identity())
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    return model
+
+
+def probe(model: PreTrainedModel) -> bool:
+    """Whether a model of any architecture is causal, measured; parameters that vectors never reach are frozen.
+
+    A row of four vectors goes through, and again with another last one; a causal model's first three states stay.
+
+    Raises:
+        ConfigError: the model takes no vectors, or gives no ``[B, T, H]`` states back.
+    """
+    name, size = model.config.model_type, model.config.hidden_size
+    vectors = torch.linspace(-1, 1, 8 * size, dtype=model.dtype, device=model.device).view(2, 4, size)
+    vectors[1, :3] = vectors[0, :3]
+    was_training = model.training
+    try:
+        hidden = model.eval()(inputs_embeds=vectors).last_hidden_state
+    except (TypeError, ValueError, AttributeError) as error:
+        first = str(error).partition("\n")[0]
+        raise ConfigError(f"model.backbone: '{name}' cannot be fed with vectors alone ({first}); use another") from error
+    if hidden.shape != vectors.shape:
+        raise ConfigError(f"model.backbone: '{name}' gives states {list(hidden.shape)} for vectors {list(vectors.shape)}")
+    reached = torch.autograd.grad(hidden.sum(), list(model.parameters()), allow_unused=True)
+    for parameter, gradient in zip(model.parameters(), reached, strict=True):
+        parameter.requires_grad_(gradient is not None)
+    model.train(was_training)
+    return bool(torch.equal(hidden[0, :3], hidden[1, :3]))
 
 
 class _DropOutput:

@@ -1,7 +1,8 @@
 """Windows of a dataset to a `Batch`: gather, mask, cut the label-only event, label every head."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,57 +13,94 @@ from recsys.data.batch import Batch
 from recsys.data.dataset import Array, SequenceDataset, Windows
 from recsys.schema import Kind
 
-Positions = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+class Labelled(Protocol):
+    """What a masking decides; `recsys.nn.masking.Masked` says what the tensors are."""
+
+    @property
+    def positions(self) -> Tensor: ...
+
+    @property
+    def targets(self) -> Tensor: ...
+
+    @property
+    def input_mask(self) -> Tensor | None: ...
+
+    @property
+    def replacement_ids(self) -> Tensor | None: ...
+
+    @property
+    def attention_mask(self) -> Tensor | None: ...
+
+    @property
+    def events(self) -> Tensor | None: ...
+
+
+class Masking(Protocol):
+    """``(ids [B, T], lengths [B], generator)`` to labels and to what is hidden (see `recsys.nn.masking`)."""
+
+    def __call__(self, ids: Tensor, lengths: Tensor, generator: torch.Generator | None, /) -> Labelled: ...
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Makes batches for a causal model: the inputs are a window without its last event, labels are the next events.
+    """Makes batches: inputs, labels of every head at the same events, and what the masking hides.
 
+    Under a causal masking the inputs are a window without its last event, which is label only. A masking that hides
+    what it predicts has the whole window as inputs, with `input_mask`, `attention_mask` and `replacement_ids` beside.
     Events before a window's `label_from` are context only and no labels.
 
     Attributes:
         dataset: where the windows are cut from.
         heads: columns that are predicted; the item column first.
-        masking: ``(ids [B, T + 1], lengths [B])`` to label positions and targets (see `recsys.nn.masking`).
+        masking: which events are predicted from where.
         unknown_targets: whether positions whose target is a reserved id stay (evaluation: they are misses) or leave
             (training: reserved ids are never targets).
     """
 
     dataset: SequenceDataset
     heads: Sequence[str]
-    masking: Positions
+    masking: Masking
     unknown_targets: bool = False
 
     def __call__(self, windows: Windows) -> Batch:
-        """Batch of B windows, T = longest window - 1."""
+        """Batch of B windows, T = longest window, less 1 under a causal masking."""
         columns, lengths = self.dataset.gather(windows)
-        item = self.dataset.schema.item()
-        ids = torch.from_numpy(columns[item.name].astype(np.int64))  # [B, T + 1]
         length = torch.from_numpy(lengths.astype(np.int64))
-        positions, targets = self.masking(ids, length)[:2]
-        width = ids.shape[1]
-        rows, steps = positions // width, positions % width
-        if windows.label_from is not None:
-            events = torch.from_numpy(windows.start)[rows] + steps + 1
-            counted = events >= torch.from_numpy(windows.label_from)[rows]
-            rows, steps, targets = rows[counted], steps[counted], targets[counted]
-        trimmed = rows * (width - 1) + steps
-        tensors = {f"inputs.{name}": self._tensor(name, values[:, :-1]) for name, values in columns.items()}
-        tensors["lengths"] = length - 1
+        ids = torch.from_numpy(columns[self.dataset.schema.item().name].astype(np.int64))  # [B, T + 1]
+        masked = self.masking(ids, length, _generator(windows))
+        ahead = masked.input_mask is None and masked.attention_mask is None
+        inputs = _inputs_ahead(columns, lengths) if ahead else columns
+        tensors = {f"inputs.{name}": self._tensor(name, values) for name, values in inputs.items()}
+        tensors["lengths"] = length - 1 if ahead else length
         tensors["row_id"] = torch.from_numpy(windows.row.astype(np.int64))
-        following = (rows.numpy(), steps.numpy() + 1)  # where the predicted events stand in [B, T + 1]
-        for head in self.heads:
-            values = self._labels(head, columns, following, targets)
-            keep = self._keep(head, values)
-            tensors[f"labels.{head}.positions"] = trimmed[keep]
-            tensors[f"labels.{head}.targets"] = values[keep]
-        return Batch(tensors)
+        hidden = {n: getattr(masked, n) for n in ("input_mask", "replacement_ids", "attention_mask")}
+        tensors |= {name: tensor for name, tensor in hidden.items() if tensor is not None}
+        return Batch(tensors | self._labels(windows, columns, masked, ids.shape[1] - ahead))
 
-    def _labels(self, head: str, columns: dict[str, Array], following: tuple[Array, Array], targets: Tensor) -> Tensor:
+    def _labels(self, windows: Windows, columns: dict[str, Array], masked: Labelled, width: int) -> dict[str, Tensor]:
+        """Positions in ``[B * width]`` and targets of every head."""
+        assert masked.events is not None
+        time = next(iter(columns.values())).shape[1]
+        rows, steps, events = masked.positions // time, masked.positions % time, masked.events % time
+        targets = masked.targets
+        if windows.label_from is not None:
+            counted = torch.from_numpy(windows.start)[rows] + events >= torch.from_numpy(windows.label_from)[rows]
+            rows, steps, events, targets = rows[counted], steps[counted], events[counted], targets[counted]
+        positions, places = rows * width + steps, (rows.numpy(), events.numpy())
+        labels = {}
+        for head in self.heads:
+            values = self._values(head, columns, places, targets)
+            keep = self._keep(head, values)
+            labels[f"labels.{head}.positions"] = positions[keep]
+            labels[f"labels.{head}.targets"] = values[keep]
+        return labels
+
+    def _values(self, head: str, columns: dict[str, Array], places: tuple[Array, Array], targets: Tensor) -> Tensor:
+        """What a head's column holds at the predicted events ``[P]``, which stand at `places` of ``[B, T + 1]``."""
         if head in self.dataset.item_columns:
             return torch.from_numpy(self.dataset.item_columns[head])[targets]
-        return self._tensor(head, columns[head][following])
+        return self._tensor(head, columns[head][places])
 
     def _keep(self, head: str, values: Tensor) -> Tensor:
         column = self.dataset.schema[head]
@@ -73,6 +111,24 @@ class Collator:
     def _tensor(self, name: str, values: Array) -> Tensor:
         kind = self.dataset.schema[name].kind
         return torch.from_numpy(values.astype(np.int64 if kind is Kind.CATEGORICAL else np.float32))
+
+
+def _inputs_ahead(columns: dict[str, Array], lengths: Array) -> dict[str, Array]:
+    """The columns without each window's last event: cut off, and zero where a shorter window has it."""
+    inputs = {}
+    for name, values in columns.items():
+        inputs[name] = values[:, :-1].copy()
+        label = np.arange(inputs[name].shape[1])[None, :] >= lengths[:, None] - 1  # [B, T]
+        np.copyto(inputs[name], 0, where=label)
+    return inputs
+
+
+def _generator(windows: Windows) -> torch.Generator | None:
+    """A generator that the windows' `draw` alone determines."""
+    if windows.draw is None:
+        return None
+    (seed,) = np.random.SeedSequence(windows.draw).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(seed))
 
 
 class WindowDataset(Dataset[Windows]):

@@ -34,19 +34,21 @@ class Windows:
         row, start, stop: ``[W]`` each.
         label_from: ``[W]`` flat index of the first event that counts as a label; those before it are context only.
             None: every event but a window's first.
+        draw: numbers that seed what is drawn for these windows (masking); None: torch's own generator draws.
     """
 
     row: Array
     start: Array
     stop: Array
     label_from: Array | None = None
+    draw: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.row)
 
     def __getitem__(self, chosen: Array | slice) -> "Windows":
         label_from = None if self.label_from is None else self.label_from[chosen]
-        return Windows(self.row[chosen], self.start[chosen], self.stop[chosen], label_from)
+        return Windows(self.row[chosen], self.start[chosen], self.stop[chosen], label_from, self.draw)
 
     @property
     def lengths(self) -> Array:

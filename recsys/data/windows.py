@@ -73,6 +73,7 @@ def evaluation_windows(dataset: SequenceDataset, max_length: int, positions: str
     - `all`: every event that is scored (see `SequenceDataset.first_scored`). The first window of a sequence holds the
       labels whose whole history fits, or else the first label alone; each later label needs a window of its own.
     - `first`: these first windows only, the labels that come cheap.
+    - `each`: the labels of `all`, every one in a window of its own (models that look both ways).
     - `last`: every sequence's last event, where it is scored.
     """
     scored = dataset.first_scored
@@ -81,6 +82,11 @@ def evaluation_windows(dataset: SequenceDataset, max_length: int, positions: str
     begin, end = dataset.offsets[rows], dataset.offsets[rows + 1]
     if positions == "last":
         return Windows(rows, np.maximum(begin, end - 1 - max_length), end, end - 1)
+    if positions == "each":
+        counts = lengths[rows] - scored[rows]
+        which = np.repeat(np.arange(len(rows)), counts)
+        event = begin[which] + scored[rows][which] + np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return Windows(rows[which], np.maximum(begin[which], event - max_length), event + 1, event)
     label = begin + scored[rows]
     start = np.maximum(begin, label - max_length)
     first = Windows(rows, start, np.minimum(end, start + max_length + 1), label)

@@ -147,7 +147,7 @@ class Counted:
 
 def count_training(shared: Shared, path: Path) -> Counted:
     """Count the training events of one bucket where a workflow is to be fitted; keeps the bucket sorted."""
-    rows = in_time_order(shared.buckets.load(path))
+    rows = in_time_order(shared.buckets.load(path), shared.workflow.device)
     shared.buckets.save_sorted(path, rows)
     frame = shared.prepared(rows)
     firsts = FirstPoints.of(frame, shared.owners(frame))

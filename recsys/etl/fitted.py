@@ -50,11 +50,14 @@ class Fitted:
                 return label_counts(counts.numbers[source], buckets)
         return counts.values.get(name, pl.DataFrame(schema={"value": pl.String, COUNT: pl.Int64}))
 
-    def encoders(self) -> list[pl.Expr]:
-        """Prepared columns to ids (Int32) and scaled numbers (Float32), under their names in the sequences."""
+    def id_encoders(self) -> list[pl.Expr]:
+        """Prepared classes to ids (Int32), under their names in the sequences."""
+        return [self.vocabularies[name].encode(name) for name in self.plan.event_categorical]
+
+    def number_encoders(self) -> list[pl.Expr]:
+        """Prepared times and numbers to ids (Int32) and scaled numbers (Float32), by their names in the sequences."""
         plan = self.plan
-        encoders = [self.vocabularies[name].encode(name) for name in plan.event_categorical]
-        encoders += [time_id(name, self.config.time.zone) for name in plan.time]
+        encoders = [time_id(name, self.config.time.zone) for name in plan.time]
         encoders += [self.buckets[name].encode(name, bucket_name(name)) for name in plan.bucketised]
         return encoders + [self.scalings[name].apply(name) for name in plan.continuous]
 

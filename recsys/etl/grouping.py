@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from recsys.etl.device import Device, collect
 from recsys.etl.users import ORIGIN
 from recsys.schema import SESSION_ID, TIMESTAMP, USER_ID
 
@@ -30,11 +31,15 @@ class Sequences:
     noted: dict[str, int] = field(default_factory=dict)
 
 
-def in_time_order(frame: pl.DataFrame) -> pl.DataFrame:
+def in_time_order(frame: pl.DataFrame, device: Device = "cpu") -> pl.DataFrame:
     """A bucket (Enum sessions) sorted by session and time; equal times stay as they were read.
 
     Where sequences are users, equal times of two sessions go by the sessions' names, not by the order of files.
     """
+    if device == "gpu":
+        keys = [name for name in (SESSION_ID, TIMESTAMP, ORIGIN) if name in frame.columns]
+        lazy = frame.lazy().select(pl.col(keys).to_physical()).with_row_index("row").sort(keys, maintain_order=True)
+        return frame[collect(lazy.select("row"), device).to_series()]
     sessions, times = frame[SESSION_ID].to_physical().to_numpy(), frame[TIMESTAMP].to_numpy()
     if ORIGIN in frame.columns:
         origins = frame[ORIGIN].to_physical().to_numpy()

@@ -30,6 +30,7 @@ from recsys.etl.bucket_tasks import (
     merge_numbers,
     write_sequences,
 )
+from recsys.etl.device import require_device
 from recsys.etl.drift import DRIFT, Measured, Shape, read_shape
 from recsys.etl.drift import summary as drift_summary
 from recsys.etl.events import Events, open_events
@@ -86,6 +87,7 @@ def preprocess(
     overwrite: bool = False,
     blank: Workflow | None = None,
     workers: Workers | None = None,
+    engine: str = "cpu",
 ) -> Preprocessed:
     """Split, fit on train, and write a sequence dataset.
 
@@ -101,11 +103,12 @@ def preprocess(
         blank: what to fit, or what adopts the given workflow: another engine's, or an `Extension` of a fitted one;
             None: ``Workflow(config)``.
         workers: who works on the buckets; None: threads of this process. All of them must see the folder of `out`.
+        engine: "gpu" hands Polars' lazy frames to cuDF (extra `gpu`).
 
     Raises:
         InputError, ConfigError, SchemaError: one line that names the place and the fix.
     """
-    config = config or RunConfig()
+    config, device = config or RunConfig(), require_device(engine)
     source = events if isinstance(events, pl.DataFrame) else Path(events)
     fitted = Workflow.load(Path(workflow)) if isinstance(workflow, str | Path) else workflow
     if fitted is not None and blank is not None:
@@ -114,6 +117,7 @@ def preprocess(
         with tempfile.TemporaryDirectory(prefix=".buckets.", dir=folder) as work:
             job = _Job.open(source, config, fitted, commands, Path(work), blank)
             job.workers = workers or job.workers
+            job.workflow.device = device
             if isinstance(workflow, str | Path):
                 job.before = read_shape(Path(workflow))
             report = job.run(folder)

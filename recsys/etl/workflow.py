@@ -17,6 +17,7 @@ import polars as pl
 from recsys.config import EtlConfig, RunConfig
 from recsys.errors import ConfigError, InputError, missing_column
 from recsys.etl import storage
+from recsys.etl.device import Device, collect
 from recsys.etl.events import check_names, normalise
 from recsys.etl.fitted import Fitted
 from recsys.etl.fitting import fit, read_vocabularies
@@ -43,6 +44,7 @@ class Workflow:
         else:
             self.config, self.seed = config or EtlConfig(), seed
         check_config(self.config)
+        self.device: Device = "cpu"  # where Polars computes
         self._plan: Plan | None = None
         self._counts = Counts()
         self._given: dict[str, pl.Series] = {}
@@ -154,7 +156,7 @@ class Workflow:
                 session = mixed[SESSION_ID][0]
                 raise InputError(f"{source}: session '{session}' has more than one {USER_ID}; rename one")
         self._check_logarithms(frame, source)
-        frame = frame.with_columns(interval())
+        frame = collect(frame.lazy().with_columns(interval()), self.device)
         return frame.with_columns(pl.col(INTERVAL).alias(LOG_GAP)) if LOG_GAP in plan.continuous else frame
 
     def _check_logarithms(self, frame: pl.DataFrame, source: object) -> None:
@@ -182,7 +184,8 @@ class Workflow:
         if training and config.newest is not None:
             prepared = prepared.filter(newest([SESSION_ID, CHUNK], config.newest))
             dropped_rows["older_than_newest"] = rows - prepared.height
-        frame = group_rows(prepared.with_columns(self.fitted.encoders()), plan.lists)
+        lazy = prepared.with_columns(self.fitted.id_encoders()).lazy().with_columns(self.fitted.number_encoders())
+        frame = group_rows(collect(lazy, self.device), plan.lists)
         if training and config.min_length > 1:
             long = frame.filter(pl.col(TIMESTAMP).list.len() >= config.min_length)
             dropped_sequences["min_length"] = frame.height - long.height

@@ -79,7 +79,8 @@ def rank_model(
 ) -> Ranked:
     """Rank every position of `dataset` on exactly its newest `max_length` events.
 
-    The first window of a sequence scores all positions whose whole history fits; each later one has its own window.
+    The first window of a sequence scores all positions whose whole history fits; each later one has its own window, and
+    so has every position of a model that predicts from a hidden event behind a history.
     Nothing but hidden states of label positions reaches the output layer.
 
     Args:
@@ -95,7 +96,7 @@ def rank_model(
     positions = Positions.of(dataset)
     slot = np.full(len(dataset.items), -1, dtype=np.int64)
     slot[positions.event] = np.arange(len(positions))
-    windows = evaluation_windows(dataset, max_length, "all")
+    windows = evaluation_windows(dataset, max_length, "all" if model.rule.every_position else "each")
     assert windows.label_from is not None
     order = np.argsort(-windows.lengths, kind="stable")  # windows of one sequence stay together: see hidden_states
     ranked, visits = Ranked.empty(len(positions)), np.zeros(len(positions), dtype=np.int64)

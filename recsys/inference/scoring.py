@@ -24,6 +24,9 @@ def device_of(model: Recommender) -> torch.device:
 def hidden_states(model: Recommender, dataset: SequenceDataset, start: Array, length: Array) -> Tensor:
     """Hidden states ``[B, T, H]`` of B windows of events, T the longest length.
 
+    That at ``length - 1`` predicts what follows a window. Where `model.rule.every_position`, those before it predict
+    what follows the events before it; of any other model they are undefined.
+
     What a timestep's columns become before the backbone depends on that event alone, so it is computed once for each
     distinct event: windows that slide over a sequence share nearly all of theirs.
 
@@ -43,8 +46,7 @@ def hidden_states(model: Recommender, dataset: SequenceDataset, start: Array, le
     }
     vectors = model.inputs(columns)[0]  # [U, H]
     gathered = vectors[torch.from_numpy(place.reshape(index.shape)).to(device)]  # [B, T, H]
-    states: Tensor = model.backbone(gathered, torch.from_numpy(length.astype(np.int64)).to(device))
-    return states
+    return model.predictive(gathered, torch.from_numpy(length.astype(np.int64)).to(device))
 
 
 def score_blocks(model: Recommender, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -22,8 +22,8 @@ class MeanSquaredError(nn.Module):
         The count is the number of values (P or P * C), or the sum of their weights. Raises InputError where
         shapes do not fit.
         """
-        prediction, target = _aligned(prediction, target, weights)
-        return _output(functional.mse_loss(prediction, target, reduction="none"), prediction, target, weights)
+        prediction, target = aligned(prediction, target, weights)
+        return weighted_output(functional.mse_loss(prediction, target, reduction="none"), prediction, target, weights)
 
 
 class Huber(nn.Module):
@@ -44,16 +44,16 @@ class Huber(nn.Module):
         The count is the number of values (P or P * C), or the sum of their weights. Raises InputError where
         shapes do not fit.
         """
-        prediction, target = _aligned(prediction, target, weights)
+        prediction, target = aligned(prediction, target, weights)
         values = functional.huber_loss(prediction, target, reduction="none", delta=self.delta)
-        return _output(values, prediction, target, weights)
+        return weighted_output(values, prediction, target, weights)
 
     def extra_repr(self) -> str:
         """Settings shown by ``print(module)``."""
         return f"delta={self.delta}"
 
 
-def _aligned(prediction: Tensor, target: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+def aligned(prediction: Tensor, target: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Both in at least float32; a silent broadcast of [P] against [P, 1] would give a [P, P] error."""
     if prediction.shape != target.shape or prediction.dim() not in (1, 2):
         raise InputError(
@@ -65,8 +65,8 @@ def _aligned(prediction: Tensor, target: Tensor, weights: Tensor | None) -> tupl
     return prediction.to(exact), target.to(exact)
 
 
-def _output(values: Tensor, prediction: Tensor, target: Tensor, weights: Tensor | None) -> LossOutput:
-    """Weighted sums of values ``[P]`` or ``[P, C]``."""
+def weighted_output(values: Tensor, prediction: Tensor, target: Tensor, weights: Tensor | None) -> LossOutput:
+    """Weighted sums of values ``[P]`` or ``[P, C]``, and of the absolute error."""
     absolute = (prediction.detach() - target.detach()).abs()
     spread = torch.ones_like(absolute)
     if weights is not None:

@@ -9,7 +9,7 @@ An epoch takes memory of some 24 bytes a sequence and 4 bytes a window (12 while
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import overload
 
@@ -73,7 +73,7 @@ class BatchStream:
             batches = self.epoch(number)
             taken = range(start, len(batches), step)
             for at in taken:
-                yield batches[at]
+                yield replace(batches[at], draw=(self.seed, number, at))
             start += len(taken) * step - len(batches)
             number += 1
             del batches  # before the next epoch's are made

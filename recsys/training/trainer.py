@@ -1,6 +1,7 @@
 """`transformers.Trainer` with our batches, a token-normalised loss and our validation."""
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from recsys.training.validation import Validator
 
 WEIGHTS = "model.safetensors"
 STATE = "trainer_state.json"
+LOWER_RATE = "lower training.learning_rate"
 
 
 class SequenceTrainer(Trainer):
@@ -72,6 +74,7 @@ class SequenceTrainer(Trainer):
         self.validator = validator
         self.cost = {"label_positions": 0.0, "seconds": 0.0, "cpu_seconds": 0.0}
         self._clock = (0.0, 0.0)
+        self._rows: list[int] = []
         self._item_sums: list[Tensor] = []
         self._item_count = 0.0
 
@@ -108,8 +111,10 @@ class SequenceTrainer(Trainer):
     ) -> tuple[list[Batch], Any]:
         """A step's batches and the label counts of each head over all of its batches on all ranks."""
         batches = [next(epoch_iterator) for _ in range(num_batches)]
-        heads = list(self.model.heads)
-        counts = [float(sum(batch.num_labels(head) for batch in batches)) for head in heads]
+        self._rows = [row for batch in batches for row in batch.row_id.tolist()]
+        found = [self.model.label_counts(batch) for batch in batches]
+        heads = list(found[0])
+        counts = [sum(batch[head] for batch in found) for head in heads]
         if self.args.world_size > 1:
             total = torch.tensor(counts, dtype=torch.float64, device=device)
             torch.distributed.all_reduce(total)
@@ -129,12 +134,26 @@ class SequenceTrainer(Trainer):
         try:
             output = model(inputs, num_items_in_batch)
         except TrainingError as error:
-            last = last_checkpoint(Path(self.args.output_dir))
-            kept = f"last good checkpoint: {last}" if last else "no checkpoint yet"
-            raise TrainingError(f"step {self.state.global_step + 1}: {error} ({kept})") from error
+            raise self._stop(str(error)) from error
         self._item_sums.append(output.sums[self.model.item])
         loss = output.loss * self.args.world_size
         return (loss, output) if return_outputs else loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Trainer's own; a gradient that is not finite would spoil the weights that the next checkpoint keeps.
+
+        Under float16 the gradient scaler leaves such a step out, as it must while it finds its scale.
+        """
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if self.accelerator.scaler is None and norm is not None and not math.isfinite(norm):
+            raise self._stop(f"gradient norm is {float(norm)} on dataset rows {self._rows[:20]}; {LOWER_RATE}")
+        return norm
+
+    def _stop(self, why: str) -> TrainingError:
+        """The error that ends training, with the step and what is left to resume from."""
+        last = last_checkpoint(Path(self.args.output_dir))
+        kept = f"last good checkpoint: {last}" if last else "no checkpoint yet"
+        return TrainingError(f"step {self.state.global_step + 1}: {why} ({kept})")
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Figures on the validation split, logged as ``eval_*``."""

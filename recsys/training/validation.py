@@ -2,7 +2,8 @@
 
 Every sequence's first window is scored: all of its positions, from `scored_from` on where the split has it. Positions
 beyond `max_length`, which each need a window of their own, are left to `recsys.evaluation` (but for the first that is
-scored, where that one lies beyond), which gives the figures to report.
+scored, where that one lies beyond), which gives the figures to report. Of a model that predicts from a hidden event
+behind a history every position would need a window of its own: each sequence's last event is scored.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recsys.data.collate import Collator, iterate
+from recsys.data.collate import Collator, Masking, iterate
 from recsys.data.dataset import SequenceDataset
 from recsys.data.windows import evaluation_windows
 from recsys.heads import CatalogueHead
@@ -30,19 +31,22 @@ class Validator:
         dataset: the validation split.
         max_length: events of a window, as in training.
         batch_size: windows at a time.
+        masking: a causal one, which gives the targets.
     """
 
     dataset: SequenceDataset
     max_length: int
     batch_size: int
+    masking: Masking = causal
 
     @torch.no_grad()
     def __call__(self, model: Recommender, rank: int = 0, ranks: int = 1) -> dict[str, float]:
         """Mean item loss over known targets, and recall@10 and ndcg@10 over all targets (unknown ones are misses)."""
-        windows = evaluation_windows(self.dataset, self.max_length, "first")[rank::ranks]
+        scored = "first" if model.rule.every_position else "last"
+        windows = evaluation_windows(self.dataset, self.max_length, scored)[rank::ranks]
         head = model.heads[model.item]
         assert isinstance(head, CatalogueHead)
-        collate = Collator(self.dataset, [model.item], lambda ids, lengths: causal(ids, lengths)[:2], True)
+        collate = Collator(self.dataset, [model.item], self.masking, unknown_targets=True)
         device = next(model.parameters()).device
         sums = torch.zeros(5, dtype=torch.float64)  # loss, known targets, recall, ndcg, targets
         training = model.training
@@ -50,7 +54,8 @@ class Validator:
         for _, batch in iterate(collate, windows, self.batch_size):
             batch = batch.to(device)
             positions, targets = batch.labels(model.item)
-            hidden = model.hidden(batch).flatten(0, 1)[positions]  # [P, H]
+            states = model.predictive(model.inputs(batch.inputs), batch.lengths)  # [B, T, H]
+            hidden = states.flatten(0, 1)[positions]  # [P, H]
             known = targets >= head.reserved
             loss = head.loss(hidden[known], targets[known], model.inputs.item_table())
             ranking = pessimistic_ranks(model, hidden, targets).cpu().numpy()

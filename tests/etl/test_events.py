@@ -120,7 +120,11 @@ def write(path, data):
         ("e.csv", HEADER.encode() + "s,é,1\n".encode("latin-1"), "e.csv: not UTF-8 text"),
         ("e.csv", HEADER + "s,a,1\ns,b\n", "e.csv: not a readable CSV file.*Expected 3 columns, got 2"),
         ("e.csv", "session_id,item_id,item_id,timestamp\n", "column 'item_id' stands twice"),
-        ("e.csv.gz", gzip.compress((HEADER + "s,a,1\n" * 9999).encode(), mtime=0)[:60], "e.csv.gz: not a readable CSV file"),
+        (
+            "e.csv.gz",
+            gzip.compress((HEADER + "s,a,1\n" * 9999).encode(), mtime=0)[:60],
+            "e.csv.gz: not a readable CSV file",
+        ),
         ("e.parquet", b"PAR1", "e.parquet: not a readable Parquet file"),
         ("e.xlsx", "x", r"e.xlsx: unknown kind of file; events are read from .parquet, .csv, .csv.gz"),
     ],

@@ -1,6 +1,7 @@
 """`python -m model.preprocess`: one dataset by either engine, nothing of Merlin on the screen, mistakes in a line."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -96,8 +97,9 @@ def test_without_nvtabular_the_fix_is_named(work, capsys, monkeypatch):
 
 
 def test_workers_of_the_wrong_engine_or_number(work, capsys):
-    line = refused(capsys, work, command(work, "polars", "--workers", "2"))
-    assert line == "error: --workers 2 is for --engine nvtabular; engine polars uses all cores itself\n"
+    line = refused(capsys, work, command(work, "nvtabular", "--on", "ray"))
+    assert line == "error: --on ray is for the engines polars and gpu; nvtabular has Dask: --workers N\n"
+    assert "engine 'gpu' needs cuDF" in refused(capsys, work, command(work, "gpu"))
     assert "workers (0) must be at least 1" in refused(capsys, work, command(work, "nvtabular", "--workers", "0"))
     with pytest.raises(SystemExit):
         main(command(work, "nvtabular", "--workers", "two"))
@@ -126,7 +128,7 @@ def test_help_shows_an_example_and_is_quick():
         "    print([m for m in ('polars', 'dask', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "Example: python -m model.preprocess --engine nvtabular" in done.stdout
+    assert "python -m model.preprocess --events out/events --out out/dataset --engine nvtabular" in done.stdout
     assert done.stdout.endswith("[]\n")
 
 
@@ -141,6 +143,18 @@ def test_a_dataset_of_a_frame_is_the_command_lines(work):
 def test_two_workers_print_and_write_the_same(work):
     assert main(command(work, "polars")) == 0
     run = [sys.executable, "-m", "model.preprocess", *command(work, "nvtabular", "--workers", "2")]
-    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
+    quiet = os.environ | {"TQDM_DISABLE": "1"}  # a slow machine shows progress
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False, env=quiet)
     assert (done.returncode, done.stderr) == (0, "")
     same_datasets(work / "nvtabular", work / "polars")
+
+
+def test_processes_write_what_threads_write(work):
+    def contents():
+        found = sorted(p for p in (work / "polars").rglob("*") if p.is_file())
+        return {p.relative_to(work): p.read_bytes() for p in found}
+
+    assert main(command(work, "polars", "--on", "processes", "--workers", "2")) == 0
+    first = contents()
+    assert main([*command(work, "polars"), "--overwrite"]) == 0
+    assert first and contents() == first

@@ -1,0 +1,167 @@
+"""Shapes of the models of `transformers`: our sizes to their configurations, and configurations by name or path."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+
+from recsys.errors import ConfigError, one_line
+
+NO_WORDS = {"vocab_size": 1, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "use_cache": False}
+"""Vectors come in, so there is no vocabulary."""
+
+
+class Sizes(NamedTuple):
+    """What most architectures share: H, layers, query heads, width of the feed-forward block, positions, dropout."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    max_length: int
+    attention_dropout: float
+    residual_dropout: float
+
+
+def llama(sizes: Sizes, num_kv_heads: int, rope_theta: float) -> dict[str, Any]:
+    """Values of LlamaConfig, and of its relatives Mixtral and Qwen3."""
+    return {
+        "hidden_size": sizes.hidden_size,
+        "intermediate_size": sizes.intermediate_size,
+        "num_hidden_layers": sizes.num_layers,
+        "num_attention_heads": sizes.num_heads,
+        "num_key_value_heads": num_kv_heads,
+        "max_position_embeddings": sizes.max_length,
+        "rope_parameters": {"rope_type": "default", "rope_theta": rope_theta},
+        "attn_implementation": "sdpa",
+    }
+
+
+def qwen3(sizes: Sizes, num_kv_heads: int, rope_theta: float) -> dict[str, Any]:
+    """Values of Qwen3Config."""
+    return llama(sizes, num_kv_heads, rope_theta) | {"head_dim": sizes.hidden_size // sizes.num_heads}
+
+
+def mixtral(sizes: Sizes, num_kv_heads: int, rope_theta: float, experts: int, active: int) -> dict[str, Any]:
+    """Values of MixtralConfig."""
+    values = llama(sizes, num_kv_heads, rope_theta)
+    return values | {"num_local_experts": experts, "num_experts_per_tok": active, "sliding_window": None}
+
+
+def gpt2(sizes: Sizes) -> dict[str, Any]:
+    """Values of GPT2Config."""
+    return {
+        "n_embd": sizes.hidden_size,
+        "n_layer": sizes.num_layers,
+        "n_head": sizes.num_heads,
+        "n_inner": sizes.intermediate_size,
+        "n_positions": sizes.max_length,
+        "attn_implementation": "sdpa",
+    }
+
+
+def bert(sizes: Sizes) -> dict[str, Any]:
+    """Values of BertConfig; one token type."""
+    return {
+        "hidden_size": sizes.hidden_size,
+        "intermediate_size": sizes.intermediate_size,
+        "num_hidden_layers": sizes.num_layers,
+        "num_attention_heads": sizes.num_heads,
+        "max_position_embeddings": sizes.max_length,
+        "type_vocab_size": 1,
+        "attn_implementation": "sdpa",
+    }
+
+
+def t5(sizes: Sizes) -> dict[str, Any]:
+    """Values of T5Config: as many layers in the decoder as in the encoder."""
+    return {
+        "d_model": sizes.hidden_size,
+        "d_kv": sizes.hidden_size // sizes.num_heads,
+        "d_ff": sizes.intermediate_size,
+        "num_layers": sizes.num_layers,
+        "num_decoder_layers": sizes.num_layers,
+        "num_heads": sizes.num_heads,
+    }
+
+
+def xlnet(sizes: Sizes) -> dict[str, Any]:
+    """Values of XLNetConfig: bidirectional, no memory of earlier segments."""
+    return {
+        "d_model": sizes.hidden_size,
+        "d_inner": sizes.intermediate_size,
+        "n_layer": sizes.num_layers,
+        "n_head": sizes.num_heads,
+        "attn_type": "bi",
+        "use_mems_eval": False,
+        "use_mems_train": False,
+    }
+
+
+def dropouts(name: str, attention: float, residual: float) -> dict[str, float]:
+    """What an architecture calls its dropouts; those that it lacks are added by hooks, or there are none."""
+    match name:
+        case "llama" | "qwen3" | "mixtral":
+            return {"attention_dropout": attention}
+        case "gpt2":
+            return {"attn_pdrop": attention, "resid_pdrop": residual, "embd_pdrop": 0.0}
+        case "bert":
+            return {"attention_probs_dropout_prob": attention, "hidden_dropout_prob": residual}
+        case "t5":
+            return {"dropout_rate": residual}
+        case "xlnet":
+            return {"dropout": residual}
+        case _:
+            return {}
+
+
+def fresh(model_type: str, values: Mapping[str, Any], changes: Mapping[str, Any]) -> PreTrainedModel:
+    """A model without a head and with fresh weights, from a configuration's `values`, `changes` and no vocabulary."""
+    rest = {key: value for key, value in values.items() if key not in ("model_type", "transformers_version")}
+    config = AutoConfig.for_model(model_type, **{**rest, **changes, **NO_WORDS})
+    return AutoModel.from_config(config)
+
+
+def read_architecture(source: str) -> dict[str, Any]:
+    """The configuration of a model in a folder or on the hub, as plain values; no weights are read.
+
+    Raises:
+        ConfigError: there is none, or it is not one of this version of `transformers`.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{_where(source)}: no configuration of transformers ({one_line(error)})") from error
+    return _plain(config)
+
+
+def _plain(config: PretrainedConfig) -> dict[str, Any]:
+    """What differs from the architecture's defaults, and its name."""
+    values: dict[str, Any] = {**config.to_diff_dict(), "model_type": config.model_type}
+    return {k: v for k, v in values.items() if k not in ("transformers_version", "architectures", "dtype", *NO_WORDS)}
+
+
+def load_weights(model: PreTrainedModel, source: str) -> None:
+    """Give `model` the pretrained weights in a folder or on the hub; whatever it has beside vectors' needs stays out.
+
+    Raises:
+        ConfigError: there are none, or they lack or misshape one of the model's own.
+    """
+    try:
+        given = AutoModel.from_pretrained(source).state_dict()
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{_where(source)}: no weights that transformers can read ({one_line(error)})") from error
+    own = model.state_dict()
+    for name, tensor in own.items():
+        if name not in given:
+            raise ConfigError(f"{_where(source)}: has no '{name}', which this backbone needs; choose another")
+        if given[name].shape != tensor.shape:
+            found, wanted = list(given[name].shape), list(tensor.shape)
+            raise ConfigError(f"{_where(source)}: '{name}' is {found}, the backbone's {wanted}")
+    model.load_state_dict({name: given[name] for name in own})
+
+
+def _where(source: str) -> str:
+    kind = "" if Path(source).exists() else " (no such folder here; a name on the hub needs a connection)"
+    return f"model.backbone: {source}{kind}"
