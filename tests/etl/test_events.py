@@ -14,6 +14,7 @@ from recsys.etl.events import normalise, open_events, to_microseconds
 
 WANTED = ["session_id", "timestamp", "item_id"]
 HEADER = "session_id,item_id,timestamp\n"
+CUT_OFF = gzip.compress((HEADER + "s,a,1\n" * 9999).encode(), mtime=0)[:60]
 
 
 def read(path, work):
