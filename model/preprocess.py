@@ -62,9 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         made = preprocess(options.events, config, options.out, workers=workers, engine=engine, **given)
     with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
         print(made.summary())
-    print(made.leakage())
-    for warning in made.report["warnings"]:
-        print(f"warning: {warning}")
+    for line in made.lines():
+        print(line)
 
 
 if __name__ == "__main__":

@@ -122,16 +122,8 @@ def _preprocess(options: argparse.Namespace) -> None:
     )
     with pl.Config(tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
         print(result.summary())
-    for column in result.schema.columns:
-        if column.old_cardinality is not None and column.cardinality is not None:
-            new = column.cardinality - column.old_cardinality
-            print(f"extended: column '{column.name}': {column.old_cardinality} old ids, {new} new")
-    if config.split.rule != "none":
-        print(f"leakage: {result.leakage()}")
-    for line in result.drift():
-        print(f"drift: {line}")
-    for warning in result.report["warnings"]:
-        print(f"warning: {warning}")
+    for line in result.lines():
+        print(line)
 
 
 def _add_train(commands: Commands) -> None:

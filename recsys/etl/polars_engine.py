@@ -35,7 +35,7 @@ from recsys.etl.drift import DRIFT, Measured, Shape, read_shape
 from recsys.etl.drift import summary as drift_summary
 from recsys.etl.events import Events, open_events
 from recsys.etl.fitted import Fitted
-from recsys.etl.grouping import INFINITE
+from recsys.etl.grouping import INFINITE, SAME_TIME
 from recsys.etl.incremental import Extension
 from recsys.etl.leakage import FirstPoints, Leakage, summary, warm
 from recsys.etl.plan import Plan
@@ -71,6 +71,21 @@ class Preprocessed:
     def drift(self) -> list[str]:
         """How the events differ from those of the given or extended workflow; empty where there is none."""
         return drift_summary(self.report[DRIFT]) if DRIFT in self.report else []
+
+    def lines(self) -> list[str]:
+        """What a person should read below the summary: new ids, leakage, drift, notes, warnings."""
+        found = []
+        for column in self.schema.columns:
+            if column.old_cardinality is not None:
+                new = column.num_ids() - column.old_cardinality
+                found.append(f"extended: column '{column.name}': {column.old_cardinality} old ids, {new} new")
+        if self.report["split"]["rule"] != "none":
+            found.append(f"leakage: {self.leakage()}")
+        found += [f"drift: {line}" for line in self.drift()]
+        same = sum(split["noted_events"].get(SAME_TIME, 0) for split in self.report["splits"].values())
+        if same:
+            found.append(f"note: {same} events have the time of the one before in their session; they stay as given")
+        return found + [f"warning: {warning}" for warning in self.report["warnings"]]
 
 
 def _flat(split: dict[str, Any]) -> dict[str, int]:
