@@ -1,0 +1,42 @@
+"""Train and evaluate what the full model is compared with: item ids alone, cross entropy, no auxiliary task.
+
+Flags and ``--set`` come on top, so that each part can be put back alone.
+
+example:
+  python -m model.train_eval_baseline_models --data out/dataset --out out/baseline --config configs/vectorworks.yaml
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from model import recipe
+from recsys.runtime import command_line
+
+BASELINE = {
+    "model.inputs.streams": ["item_id"],
+    "model.inputs.text_table": None,
+    "model.inputs.fusion": "sum",
+    "model.loss.name": "cross_entropy",
+    "model.auxiliary": [],
+}
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model.train_eval_baseline_models",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    recipe.add_flags(parser)
+    return parser.parse_args(arguments)
+
+
+@command_line
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run it and print the figures."""
+    recipe.main(parse_arguments(arguments), BASELINE)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
