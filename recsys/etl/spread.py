@@ -203,6 +203,7 @@ def spread(
     finally:
         for writer in writers.values():
             writer.close()
+        pa.default_memory_pool().release_unused()  # else what reading held stays beside what the passes need
     if not writers:
         raise InputError(f"{name}: a header and no rows")
     values = {column: coder.values() for column, coder in coders.items()}
