@@ -6,16 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recsys.nn.continuous import ContinuousMLP, SoftOneHot
-from recsys.nn.embedding import PretrainedTable, id_embedding
+from recsys.nn.context import ContextFeatures
+from recsys.nn.embedding import PretrainedTable
+from recsys.nn.fusion import Fusion, Stream
+from recsys.nn.time import TimeGapEmbedding
+from recsys.schema import PADDING_ID
 
-
-@dataclass(frozen=True)
-class CategoricalStream:
-    """A stream of ids. Item streams look their id up in `attributes` by the item's id."""
-
-    column: str
-    cardinality: int
+PRETRAINED, CONTINUOUS = "pretrained", "continuous"
+"""Names of the streams that are no column's."""
 
 
 class StreamProjection(nn.Module):
@@ -32,24 +30,36 @@ class StreamProjection(nn.Module):
         return projected
 
 
+@dataclass(frozen=True)
+class _Ids:
+    """Where a stream's value is looked up: its ids ``[U]``, and each timestep's row of them ``[M]``."""
+
+    ids: Tensor
+    index: Tensor | None
+
+
 class SequenceInputs(nn.Module):
     """All streams of a timestep fused into one vector of the backbone's width.
 
-    Streams that depend on the item alone (its id, attributes such as class and target, text vector) are encoded once
-    for each distinct item of the batch.
+    A stream of ids (item, attributes, hours, time gaps) is encoded, and projected for the fusion, once for each
+    distinct value in the batch; `tables` does so once for all values, for inference.
 
     Args:
-        item: the item column's name and cardinality V.
-        item_attributes: item-scope categorical columns with their cardinality.
-        attributes: ``[V, len(item_attributes)]`` ids of each item's attributes.
-        event_categorical: event-scope categorical columns.
+        item: name of the item column.
+        attributes: ``[V, A]`` ids of each item's A attributes, in the order of `item_attributes`.
+        item_attributes: item-scope columns of ids.
+        item_bags: by name, modules from item ids ``[U]`` to ``[U, E]`` (`ItemBags`).
+        event_categorical: event-scope columns of ids.
         event_continuous: event-scope real-valued columns; together they are one stream.
-        pretrained: ``[V, E]`` frozen vectors of the items, or None.
-        embedding_size: width of each id embedding.
+        embeddings: by column, modules from ids ``[U]`` to ``[U, E]``, of the item, its attributes and the events.
+        pretrained: from item ids ``[U]`` to their pretrained vectors ``[U, E]``, or None.
+        gaps: by column of seconds, its embedding.
+        continuous: from ``[M, C]`` to ``[M, E]``, or None.
+        context: columns added behind the fusion, or None.
+        widths: E of each stream, by its name.
         stream_size: D, width of the streams in the fusion.
         hidden_size: H, width of the backbone.
-        fusion: module from ``(item_streams, index, event_streams)`` to ``[M, D]``.
-        continuous_encoder: `mlp` or `soft_one_hot`.
+        fusion: see `recsys.nn.fusion`.
         dropout: on the fused vector.
     """
 
@@ -58,43 +68,38 @@ class SequenceInputs(nn.Module):
     def __init__(
         self,
         *,
-        item: CategoricalStream,
-        item_attributes: Sequence[CategoricalStream],
+        item: str,
         attributes: Tensor,
-        event_categorical: Sequence[CategoricalStream],
+        item_attributes: Sequence[str],
+        item_bags: Mapping[str, nn.Module],
+        event_categorical: Sequence[str],
         event_continuous: Sequence[str],
-        pretrained: Tensor | None,
-        embedding_size: int,
+        embeddings: Mapping[str, nn.Module],
+        pretrained: nn.Module | None,
+        gaps: Mapping[str, TimeGapEmbedding],
+        continuous: nn.Module | None,
+        context: ContextFeatures | None,
+        widths: Mapping[str, int],
         stream_size: int,
         hidden_size: int,
-        fusion: nn.Module,
-        continuous_encoder: str,
+        fusion: Fusion,
         dropout: float,
     ) -> None:
         super().__init__()
-        self.item_column = item.column
-        self.item_attributes = [s.column for s in item_attributes]
-        self.event_categorical = [s.column for s in event_categorical]
+        self.item_column = item
+        self.item_attributes = list(item_attributes)
+        self.event_categorical = list(event_categorical)
         self.event_continuous = list(event_continuous)
         self.register_buffer("attributes", attributes)
-        self.embeddings = nn.ModuleDict(
-            {
-                s.column: id_embedding(s.cardinality, embedding_size)
-                for s in (item, *item_attributes, *event_categorical)
-            }
-        )
-        widths = dict.fromkeys(self.embeddings, embedding_size)
-        self.pretrained = None if pretrained is None else PretrainedTable(pretrained)
-        if pretrained is not None:
-            widths["pretrained"] = pretrained.shape[1]
-        self.continuous: nn.Module | None = None
-        if self.event_continuous:
-            encoder = ContinuousMLP if continuous_encoder == "mlp" else SoftOneHot
-            self.continuous = encoder(len(self.event_continuous), stream_size)
-            widths["continuous"] = stream_size
+        self.embeddings = nn.ModuleDict(embeddings)
+        self.pretrained = pretrained
+        self.item_bags = nn.ModuleDict(item_bags)
+        self.gaps = nn.ModuleDict(gaps)
+        self.continuous = continuous
         self.projections = nn.ModuleDict({name: StreamProjection(w, stream_size) for name, w in widths.items()})
         self.fusion = fusion
         self.output = nn.Linear(stream_size, hidden_size)
+        self.context = context
         self.dropout = nn.Dropout(dropout)
 
     def item_table(self) -> Tensor:
@@ -103,32 +108,108 @@ class SequenceInputs(nn.Module):
         assert isinstance(weight, Tensor)
         return weight
 
-    def item_streams(self, items: Tensor) -> Tensor:
-        """Streams that depend on the item alone: ids ``[U]`` to ``[U, N_i, D]``."""
-        streams = [self._categorical(self.item_column, items)]
-        for k, name in enumerate(self.item_attributes):
-            streams.append(self._categorical(name, self.attributes[items, k]))
-        if self.pretrained is not None:
-            streams.append(self.projections["pretrained"](self.pretrained(items)))
-        return torch.stack(streams, dim=1)
+    def forward(self, inputs: Mapping[str, Tensor], tables: Sequence[Tensor] | None = None) -> Tensor:
+        """Columns ``[B, T]`` to fused vectors ``[B, T, H]``.
 
-    def event_streams(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
-        """Streams that differ from event to event: columns ``[B, T]`` to ``[B * T, N_e, D]``, None without any."""
-        streams = [self._categorical(name, inputs[name].flatten()) for name in self.event_categorical]
+        tables: what `tables` gave for the present weights. The result is the same without.
+        """
+        fusion = self.fusion
+        fused = fusion(self.streams(inputs)) if tables is None else fusion.mix(self._finished(inputs, tables))  # [M, D]
+        vectors = self.output(fused).view(*inputs[self.item_column].shape, -1)
+        if self.context is not None:
+            vectors = vectors + self.context(inputs)
+        dropped: Tensor = self.dropout(vectors)
+        return dropped
+
+    def streams(self, inputs: Mapping[str, Tensor], share: bool = True) -> list[Stream]:
+        """Encoded and projected streams of columns ``[B, T]``, values ``[U, D]`` each, in the fusion's order.
+
+        share: encode each distinct value once; without, every event's, which gives the same.
+        """
+        found = [Stream(self._encode(name, at.ids), at.index) for name, at in self._places(inputs, share).items()]
         if self.continuous is not None:
-            values = torch.stack([inputs[name].flatten() for name in self.event_continuous], dim=-1)  # [M, C]
-            streams.append(self.projections["continuous"](self.continuous(values)))
-        return torch.stack(streams, dim=1) if streams else None
+            found.append(Stream(self._numbers(inputs)))
+        return found
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Columns ``[B, T]`` to fused vectors ``[B, T, H]``."""
+    def tables(self) -> list[Tensor]:
+        """Finished values ``[U, W]`` of every stream of ids, for all its ids: encoded and prepared for the fusion.
+
+        They are of the present weights; take them anew after a step of training.
+        """
+        device = self.output.weight.device
+        sizes = self._sizes().items()
+        return [
+            self.fusion.prepare(place, self._encode(name, torch.arange(size, device=device)))
+            for place, (name, size) in enumerate(sizes)
+        ]
+
+    def _finished(self, inputs: Mapping[str, Tensor], tables: Sequence[Tensor]) -> list[Stream]:
+        places = self._places(inputs, share=False).values()
+        found = [Stream(table, at.ids) for table, at in zip(tables, places, strict=True)]
+        if self.continuous is not None:
+            found.append(Stream(self.fusion.prepare(len(found), self._numbers(inputs))))
+        return found
+
+    def _places(self, inputs: Mapping[str, Tensor], share: bool) -> dict[str, _Ids]:
+        """Ids of every stream of ids, by its name."""
         items = inputs[self.item_column]  # [B, T]
-        distinct, index = torch.unique(items, return_inverse=True)  # [U], [B, T]
-        streams = self.item_streams(distinct)  # [U, N_i, D]
-        fused = self.fusion(streams, index.flatten(), self.event_streams(inputs))  # [B * T, D]
-        vectors: Tensor = self.dropout(self.output(fused)).view(*items.shape, -1)
-        return vectors
+        item = _look_up(items.flatten(), share)
+        places = {self.item_column: item}
+        for k, name in enumerate(self.item_attributes):
+            at = _look_up(self.attributes[item.ids, k], share)  # an attribute has fewer values than items
+            places[name] = at if at.index is None or item.index is None else _Ids(at.ids, at.index[item.index])
+        places |= dict.fromkeys(self.item_bags, item)
+        if self.pretrained is not None:
+            places[PRETRAINED] = item
+        for name in self.event_categorical:
+            places[name] = _look_up(inputs[name].flatten(), share)
+        for name, gap in self.gaps.items():
+            assert isinstance(gap, TimeGapEmbedding)
+            # Scores never depend on padding; its bucket only keeps the first one clean of its zeros.
+            places[name] = _look_up(gap.ids(inputs[name], items == PADDING_ID).flatten(), share)
+        return places
 
-    def _categorical(self, name: str, ids: Tensor) -> Tensor:
-        stream: Tensor = self.projections[name](self.embeddings[name](ids))
-        return stream
+    def _sizes(self) -> dict[str, int]:
+        """How many ids each stream of ids has, by its name; the order is that of `_places`."""
+        items = len(self.attributes)
+        sizes = dict.fromkeys((self.item_column, *self.item_attributes, *self.item_bags), items)
+        sizes |= {name: _rows(self.embeddings[name]) for name in self.item_attributes}
+        if self.pretrained is not None:
+            sizes[PRETRAINED] = items
+        sizes |= {name: _rows(self.embeddings[name]) for name in self.event_categorical}
+        return sizes | {name: _rows(gap) for name, gap in self.gaps.items()}
+
+    def _encode(self, name: str, ids: Tensor) -> Tensor:
+        """ids ``[U]`` of a stream to ``[U, D]``."""
+        encoded: Tensor = self.projections[name](self._encoder(name)(ids))
+        return encoded
+
+    def _encoder(self, name: str) -> nn.Module:
+        if name == PRETRAINED and self.pretrained is not None:
+            return self.pretrained
+        for modules in (self.item_bags, self.gaps):
+            if name in modules:
+                return modules[name]
+        return self.embeddings[name]
+
+    def _numbers(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The stream of the real-valued columns, ``[M, D]``."""
+        assert self.continuous is not None
+        values = torch.stack([inputs[name].flatten() for name in self.event_continuous], dim=-1)  # [M, C]
+        projection = self.projections[CONTINUOUS]
+        assert isinstance(projection, StreamProjection)
+        projected: Tensor = projection.norm(self.continuous(values, projection.linear))
+        return projected
+
+
+def _look_up(ids: Tensor, share: bool) -> _Ids:
+    """The ids ``[M]``, or where they are shared their distinct values ``[U]`` and each one's row ``[M]``."""
+    return _Ids(*torch.unique(ids, return_inverse=True)) if share else _Ids(ids, None)
+
+
+def _rows(module: nn.Module) -> int:
+    """How many ids a look-up module takes."""
+    table = module.table if isinstance(module, PretrainedTable | TimeGapEmbedding) else module
+    rows = table if isinstance(table, Tensor) else table.weight
+    assert isinstance(rows, Tensor)
+    return len(rows)

@@ -10,8 +10,12 @@ from recsys.data.batch import Batch
 from recsys.errors import InputError, TrainingError
 from recsys.heads import CatalogueHead, RealHead
 from recsys.inputs import SequenceInputs
+from recsys.losses import UncertaintyWeights
 from recsys.nn.detection import SCORES_AT_ONCE, ReplacedDetector, draw_from_scores
 from recsys.nn.masking import RULES
+
+EVENTS = "events"
+"""Key of the number of events among the counts of labels."""
 
 DETECTOR = "masking.replaced"
 """Name of the detector's loss and count among those of the heads."""
@@ -35,6 +39,7 @@ class Recommender(nn.Module):
             `attention_mask` bool ``[B, T, T]`` too and then gives the states of the stream that does not see itself.
         heads: by column; the item column's head is the main one.
         weights: weight of each head's loss.
+        task_weights: learned ones in their place.
         item: name of the item column.
         masking: name of the masking that it learns by; its `Rule` says how labels are kept from the model.
         mask_size: H where that rule asks for a mask vector.
@@ -48,6 +53,7 @@ class Recommender(nn.Module):
         backbone: nn.Module,
         heads: Mapping[str, CatalogueHead | RealHead],
         weights: Mapping[str, float],
+        task_weights: UncertaintyWeights | None = None,
         item: str,
         masking: str = "causal",
         mask_size: int = 0,
@@ -58,6 +64,7 @@ class Recommender(nn.Module):
         self.backbone = backbone
         self.heads = nn.ModuleDict(heads)
         self.weights = dict(weights)
+        self.task_weights = task_weights
         self.item = item
         self.masking = masking
         self.rule = RULES[masking]
@@ -82,11 +89,21 @@ class Recommender(nn.Module):
             embedding = self.inputs.item_table() if name == self.item else None
             output = head.loss(hidden[positions], targets, embedding)  # type: ignore[operator]
             count = output.count if counts is None else torch.as_tensor(counts[name], device=hidden.device)
-            total = total + self.weights[name] * output.sum / count.clamp(min=1)
+            count = count.clamp(min=1)
+            if self.task_weights is None:
+                total = total + self.weights[name] * output.sum / count
+            else:
+                labels = output.count if counts is None else len(targets)
+                total = total + self.task_weights(name, output.sum / count, labels / count)
             sums[name], seen[name] = output.sum.detach(), output.count.detach()
+        extra = getattr(self.backbone, "extra_loss", None)  # a mean over events, of the pass that the heads read
+        if extra is not None:
+            number = batch.lengths.sum()
+            count = number if counts is None else torch.as_tensor(counts[EVENTS], device=hidden.device)
+            total = total + extra * number / count.clamp(min=1)
         if self.detector is not None:
             lost, number = self._detect(batch, hidden, self.detector)
-            count = number if counts is None else torch.as_tensor(counts[DETECTOR], device=hidden.device)
+            count = number if counts is None else torch.as_tensor(counts[EVENTS], device=hidden.device)
             total = total + self.detector.weight * lost / count.clamp(min=1)
             sums[DETECTOR], seen[DETECTOR] = lost.detach(), number
         if not torch.isfinite(total.detach()):
@@ -94,9 +111,9 @@ class Recommender(nn.Module):
         return RecommenderOutput(total, sums, seen)
 
     def label_counts(self, batch: Batch) -> dict[str, float]:
-        """How many labels each head has in a batch, for `counts` of `forward`."""
-        counts = {name: float(batch.num_labels(name)) for name in self.heads}
-        return counts if self.detector is None else {**counts, DETECTOR: float(batch.lengths.sum())}
+        """How many labels each head has in a batch, and how many events it has, for `counts` of `forward`."""
+        events = float(batch.lengths.sum())
+        return {**{name: float(batch.num_labels(name)) for name in self.heads}, EVENTS: events}
 
     def hidden(self, batch: Batch) -> Tensor:
         """Hidden states ``[B, T, H]`` of a masked batch; what stands past a sequence's length is undefined.
@@ -110,7 +127,7 @@ class Recommender(nn.Module):
                 f"a model of masking '{self.masking}' reads batches that this masking made; the state that predicts "
                 "what follows a history is given by `Recommender.predictive`"
             )
-        return self.encode(self.inputs(batch.inputs), batch.lengths, mask, attention)
+        return self.encode(self.inputs(batch.inputs), batch.lengths, mask, attention, batch.get("times"))
 
     def encode(
         self,
@@ -118,26 +135,32 @@ class Recommender(nn.Module):
         lengths: Tensor,
         input_mask: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        times: Tensor | None = None,
     ) -> Tensor:
         """Hidden states ``[B, T, H]`` of fused vectors ``[B, T, H]``, of which bool ``[B, T]`` are hidden.
 
-        `attention_mask` bool ``[B, T, T]`` says which event sees which, to a backbone of two streams.
+        `attention_mask` bool ``[B, T, T]`` says which event sees which, to a backbone of two streams; `times`
+        ``[B, T]`` in microseconds goes to one that `needs_times`.
         """
         if input_mask is not None:
             assert self.mask_vector is not None
             vectors = torch.where(input_mask[..., None], self.mask_vector.to(vectors.dtype), vectors)
         more = {} if attention_mask is None else {"attention_mask": attention_mask}
+        if getattr(self.backbone, "needs_times", False):
+            if times is None:
+                raise InputError("the model reads the times of events; load its sequences with times=True")
+            more["times"] = times
         states: Tensor = self.backbone(vectors, lengths, **more)
         return states
 
-    def predictive(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+    def predictive(self, vectors: Tensor, lengths: Tensor, times: Tensor | None = None) -> Tensor:
         """States ``[B, T, H]`` of fused vectors ``[B, T, H]``; that at ``lengths - 1`` predicts what follows a history.
 
         A causal model's states before it predict what follows the events before it. Any other model is given a hidden
         event behind each history, and its other states are undefined.
         """
         if self.rule.every_position:
-            return self.encode(vectors, lengths)
+            return self.encode(vectors, lengths, times=times)
         batch, time, size = vectors.shape
         steps = torch.arange(time + 1, device=vectors.device)
         longer = torch.cat([vectors, vectors.new_zeros(batch, 1, size)], dim=1)  # [B, T + 1, H]

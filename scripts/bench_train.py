@@ -11,16 +11,25 @@ Shapes: ML-1M's (6,040 users, 3,416 items, a million events, Zipf; SASRec's size
 windows of 50 and 200 events, ours with ``model.loss.dtype: bfloat16`` (the product with the item table; all else and
 the naive way in float32); the same at 50 events all in float32; and our preset for command logs
 (configs/visual_studio.yaml) on 440 commands, as it is.
+
+    python scripts/bench_train.py --peers --peers-env ../peers --json bench_train.json
+
+measures instead the SASRec backbone (1 head, dropout 0.2, the full softmax) beside RecTools, RePlay and sequifier on
+the same ML-1M shape: every library by its own means of training, in a process of its own, in turn. Their environment
+is made once, at the versions of scripts/peers/requirements.txt. A peer that cannot be measured is null and says why.
 """
 
 import argparse
 import json
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -44,9 +53,12 @@ from recsys.runtime import atomic_file, command_line
 from recsys.schema import FIRST_ID, Column, Kind, Schema, Scope, Tag
 from recsys.training.batches import BatchStream
 from recsys.training.optim import build_optimizer
+from scripts.peers import harness
 
 PRESET = Path(__file__).resolve().parent.parent / "configs" / "visual_studio.yaml"
 TURNS = 4
+ITEMS = 3416  # of ML-1M
+PEER_LENGTHS = (50, 200)
 SASREC = {
     "inputs": {"embedding_size": 64, "fusion": "sum", "fusion_size": 64, "dropout": 0.0},
     "backbone": {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "intermediate_size": 64},
@@ -98,7 +110,7 @@ def spread_lengths(count: int, mean: float, shortest: int, sigma: float, seed: i
 def build_cases(users: int) -> list[Case]:
     """The comparisons; `users` below ML-1M's 6,040 makes them smaller."""
     lengths = spread_lengths(users, 166.0, 20, 1.1, seed=0)
-    made = generate(lengths, 3416, [], [], seed=1)
+    made = generate(lengths, ITEMS, [], [], seed=1)
     cases = []
     for name, length, dtype in (
         ("len50", 50, "bfloat16"),
@@ -144,9 +156,7 @@ def plain_loss(loss: object, logits: Tensor, wanted: Tensor) -> Tensor:
 
 def naive_fusion(model: Recommender, inputs: dict[str, Tensor]) -> Tensor:
     """Fused vectors ``[B * T, D]``, every stream of every token computed."""
-    streams = model.inputs.item_streams(inputs["item_id"].flatten())  # [M, N_i, D]
-    more = model.inputs.event_streams(inputs)
-    streams = streams if more is None else torch.cat((streams, more), dim=1)  # [M, N, D]
+    streams = torch.stack([s.values for s in model.inputs.streams(inputs, share=False)], dim=1)  # [M, N, D]
     fusion = model.inputs.fusion
     if not isinstance(fusion, SelfAttentionFusion):
         return streams.sum(1) / math.sqrt(streams.shape[1])
@@ -220,7 +230,7 @@ def naive_batches(case: Case) -> Iterator[Windows]:
     while True:
         pieces = stream.epoch(number)
         joined = [np.concatenate([getattr(w, field) for w in pieces]) for field in ("row", "start", "stop")]
-        windows = Windows(*joined)
+        windows = Windows(joined[0], joined[1], joined[2])
         order = np.random.default_rng(number).permutation(len(windows))
         size = case.config.training.batch_size
         yield from (windows[order[at : at + size]] for at in range(0, len(order), size))
@@ -258,6 +268,34 @@ def measure(case: Case, seconds: float) -> dict[str, float]:
     }
 
 
+def measure_peers(folder: Path, users: int, seconds: float, rounds: int) -> dict[str, Any]:
+    """Figures of our SASRec and of the peers in the environment `folder`, printed as a table too."""
+    peers = harness.peer_environment(folder)
+    version = metadata.version("recsys")
+    ours = harness.Tool("recsys", harness.HERE / "train_recsys.py", Path(sys.executable), version)
+    data = build_cases(users)[0].data
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work) / "events.npz"
+        np.savez(path, offsets=data.offsets, ids=data.columns["item_id"] - FIRST_ID, items=ITEMS)
+        tallies = harness.measure([ours, *peers], path, PEER_LENGTHS, seconds, rounds)
+    figures = harness.figures(ours.name, [ours, *peers], tallies, PEER_LENGTHS)
+    print(harness.table(ours.name, [ours, *peers], figures, PEER_LENGTHS))
+    return figures
+
+
+def measure_naive(users: int, seconds: float) -> dict[str, float]:
+    """Figures of every case beside the naive way, printed as a table too."""
+    torch.set_num_threads(1)
+    figures: dict[str, float] = {}
+    print(f"{'case':<14}{'ours':>12}{'naive':>12}{'speed-up':>12}   label positions per CPU second, one thread")
+    for case in build_cases(users):
+        found = measure(case, seconds)
+        figures |= found
+        ours, naive, ratio = found.values()
+        print(f"{case.name:<14}{ours:>12,.0f}{naive:>12,.0f}{ratio:>11.2f}x", flush=True)
+    return figures
+
+
 @command_line
 def main(arguments: Sequence[str]) -> None:
     """Measure, print a table, write JSON."""
@@ -266,16 +304,18 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="CPU seconds a measurement (default 20)")
     parser.add_argument("--users", type=int, default=6040, help="sequences of the ML-1M shape (default 6040)")
+    parser.add_argument("--peers", action="store_true", help="measure beside other libraries instead")
+    parser.add_argument("--peers-env", type=Path, metavar="DIR", help="their environment; made where it is missing")
+    parser.add_argument("--rounds", type=int, default=2, help="turns that share a peer's seconds (default 2)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    figures: dict[str, float] = {}
-    print(f"{'case':<14}{'ours':>12}{'naive':>12}{'speed-up':>12}   label positions per CPU second, one thread")
-    for case in build_cases(options.users):
-        found = measure(case, options.seconds)
-        figures |= found
-        ours, naive, ratio = found.values()
-        print(f"{case.name:<14}{ours:>12,.0f}{naive:>12,.0f}{ratio:>11.2f}x", flush=True)
+    if options.peers and options.peers_env is None:
+        parser.error("--peers needs --peers-env DIR, a folder outside the repository")
+    figures = (
+        measure_peers(options.peers_env, options.users, options.seconds, options.rounds)
+        if options.peers
+        else measure_naive(options.users, options.seconds)
+    )
     if options.json:
         with atomic_file(options.json) as work:
             work.write_text(json.dumps(figures, indent=2) + "\n")

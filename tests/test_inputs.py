@@ -1,48 +1,97 @@
-"""Inputs: item streams once per distinct item give what they give per event; every column counts."""
+"""Inputs: each distinct value once gives what every event gives; finished tables give the same; every column counts."""
 
+import polars as pl
+import pytest
 import torch
 
 from recsys.build import build_model
 from recsys.config import ModelConfig, parse
-from recsys.data.collate import Collator
 from recsys.data.windows import evaluation_windows
-from recsys.nn.masking import causal
+from recsys.inputs import SequenceInputs
+from recsys.schema import Column, Kind, Schema, Tag
 from tests.data.models import TINY, make_model
 from tests.data.sequences import make_dataset, make_items, make_schema
+
+FUSIONS = ("self_attention", "cross_attention", "gated", "item_product", "concatenation", "sum")
 
 
 def some_inputs() -> dict[str, torch.Tensor]:
     data = make_dataset([6, 4, 9])
-    windows = evaluation_windows(data, 16, "all")
-    return Collator(data, ["item_id"], lambda i, n: causal(i, n)[:2])(windows).inputs
+    columns, _ = data.gather(evaluation_windows(data, 16, "all"))
+    whole = {name: x.dtype.kind == "i" for name, x in columns.items()}
+    inputs = {
+        name: torch.from_numpy(x).to(torch.int64 if whole[name] else torch.float32) for name, x in columns.items()
+    }
+    return inputs | {"merge_count": inputs["merge_count"].abs()}
 
 
-def test_sharing_by_distinct_item_changes_nothing():
-    inputs = make_model().inputs.eval()
+def rich_inputs(fusion: str = "self_attention") -> tuple[SequenceInputs, dict[str, torch.Tensor]]:
+    """Inputs with every kind of stream, and columns for them: item, class, bag, text; category, hour, gap, number."""
+    more = [
+        Column(name="genres", kind=Kind.CATEGORICAL, scope="item", cardinality=8),
+        Column(name="hour", kind=Kind.CATEGORICAL, cardinality=27),
+        Column(name="shop", kind=Kind.CATEGORICAL, cardinality=6, tags=[Tag.CONTEXT]),
+    ]
+    schema = Schema(columns=[*make_schema().columns, *more])
+    bags = [[], [], [], *([3 + n % 5, 3 + n % 3][: 1 + n % 2] for n in range(12))]
+    items = make_items().with_columns(pl.Series("genres", bags, dtype=pl.List(pl.Int32)))
+    gaps = {"merge_count": {"longest": 4.0, "buckets": 6}}
+    changes = {"fusion": fusion, "gaps": gaps, "clock": "sin_cos", "text_use": "projected"}
+    config = parse(ModelConfig, {**TINY, "inputs": {**TINY["inputs"], **changes}}, "test")
+    torch.manual_seed(0)
+    inputs = build_model(config, schema, items, torch.randn(15, 6)).inputs.eval()
+    torch.nn.init.normal_(inputs.context.tables["shop"].weight)
     columns = some_inputs()
+    shape = columns["item_id"].shape
+    return inputs, columns | {"hour": torch.randint(3, 27, shape), "shop": torch.randint(3, 6, shape)}
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_sharing_distinct_values_changes_nothing(fusion):
+    inputs, columns = rich_inputs(fusion)
+    fused = inputs.fusion(inputs.streams(columns, share=False))
+    expected = inputs.output(fused).view(*columns["item_id"].shape, -1) + inputs.context(columns)
     shared = inputs(columns)
-    items = columns["item_id"].flatten()
-    per_event = inputs.fusion(inputs.item_streams(items), torch.arange(len(items)), inputs.event_streams(columns))
-    expected = inputs.output(per_event).view(*columns["item_id"].shape, -1)
     torch.testing.assert_close(shared, expected, rtol=1e-4, atol=1e-5)
+    probe, wanted = torch.randn_like(expected), list(inputs.parameters())
+    ours = torch.autograd.grad((shared * probe).sum(), wanted)
+    for mine, theirs in zip(ours, torch.autograd.grad((expected * probe).sum(), wanted), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_finished_tables_give_the_same(fusion):
+    inputs, columns = rich_inputs(fusion)
+    torch.testing.assert_close(inputs(columns, inputs.tables()), inputs(columns), rtol=1e-4, atol=1e-5)
+
+
+def test_streams_are_encoded_once_a_distinct_value():
+    inputs, columns = rich_inputs()
+    streams = inputs.streams(columns)
+    items = columns["item_id"].unique()
+    classes = inputs.attributes[items, 0].unique()
+    hours, gaps = columns["hour"].unique(), inputs.gaps["merge_count"].ids(columns["merge_count"], columns["cat"] == 0)
+    expected = [len(x) for x in (items, classes, items, items, columns["cat"].unique(), hours, gaps.unique())]
+    assert [len(s.values) for s in streams] == [*expected, columns["item_id"].numel()]
 
 
 def test_streams_are_projected_and_normalised_as_documented():
     inputs = make_model().inputs.eval()
-    items = torch.tensor([3, 7, 2])
-    streams = inputs.item_streams(items)
+    items = torch.tensor([[3, 7, 2]])
+    streams = inputs.streams(
+        some_inputs() | {name: x[:1, :3] for name, x in some_inputs().items()} | {"item_id": items}
+    )
     classes = torch.tensor(make_items()["classification"].to_list())[items]
-    for n, (name, ids) in enumerate((("item_id", items), ("classification", classes))):
+    for n, (name, ids) in enumerate((("item_id", items[0]), ("classification", classes[0]))):
         projection = inputs.projections[name]
         raw = inputs.embeddings[name].weight[ids] @ projection.linear.weight.T + projection.linear.bias
         normal = (raw - raw.mean(-1, keepdim=True)) / (raw.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
         expected = normal * projection.norm.weight + projection.norm.bias
-        torch.testing.assert_close(streams[:, n], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(streams[n].values[streams[n].index], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_every_column_moves_the_vectors_of_its_own_event_only():
-    inputs = make_model().inputs.eval()
-    columns = some_inputs()
+    inputs, columns = rich_inputs()
     before = inputs(columns)
     for name, values in columns.items():
         changed = values.clone()
@@ -55,6 +104,8 @@ def test_pretrained_vectors_are_a_stream_of_their_own():
     torch.manual_seed(0)
     table = torch.randn(15, 6)
     model = build_model(parse(ModelConfig, TINY, "test"), make_schema(), make_items(), pretrained=table)
-    assert model.inputs.item_streams(torch.tensor([3])).shape == (1, 3, 16)
+    stream = model.inputs.streams(some_inputs())[2]
+    projection = model.inputs.projections["pretrained"]
+    torch.testing.assert_close(stream.values, projection(table[some_inputs()["item_id"].unique()]))
     assert "inputs.pretrained.table" in model.state_dict()
     assert not any("pretrained.table" in name for name, _ in model.named_parameters())

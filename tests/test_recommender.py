@@ -22,7 +22,7 @@ AUXILIARY = [
 def make_batch(heads: list[str], lengths: tuple[int, ...] = (6, 3, 9)) -> Batch:
     data = make_dataset(list(lengths))
     windows = evaluation_windows(data, 16, "all")
-    return Collator(data, heads, lambda i, n: causal(i, n)[:2])(windows)
+    return Collator(data, heads, causal)(windows)
 
 
 def test_scores_do_not_depend_on_padding_or_batch():
@@ -31,7 +31,7 @@ def test_scores_do_not_depend_on_padding_or_batch():
     hidden = model.hidden(together)
     data = make_dataset([6, 3, 9])
     windows = evaluation_windows(data, 16, "all")
-    collate = Collator(data, ["item_id"], lambda i, n: causal(i, n)[:2])
+    collate = Collator(data, ["item_id"], causal)
     for row in range(3):
         alone = collate(windows[np.array([row])])
         length = int(alone.lengths)
@@ -81,7 +81,7 @@ def test_it_learns_a_repeating_pattern():
     data = make_dataset([12] * 8)
     data.columns["item_id"] = np.resize([3, 5, 9, 4], len(data.items))
     windows = evaluation_windows(data, 16, "all")
-    batch = Collator(data, ["item_id"], lambda i, n: causal(i, n)[:2])(windows)
+    batch = Collator(data, ["item_id"], causal)(windows)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):
         optimizer.zero_grad()
@@ -98,5 +98,11 @@ def test_a_loss_that_is_not_finite_names_the_rows():
     batch = make_batch(list(model.heads))
     broken = batch["inputs.timestamp_interval"].clone()
     broken[0, 0] = float("inf")
-    with pytest.raises(TrainingError, match=r"loss is nan on dataset rows \[0, 1, 2\]"):
+    column = "input column 'timestamp_interval' is not finite there"
+    with pytest.raises(TrainingError, match=rf"^loss is nan on dataset rows \[0, 1, 2\]; {column}$"):
         model(batch.with_tensors({"inputs.timestamp_interval": broken}))
+    with torch.no_grad():
+        model.heads["item_id"].weight.fill_(float("inf"))
+    many = batch.with_tensors({"row_id": torch.arange(30)})
+    with pytest.raises(TrainingError, match=r"19\] and 10 more; lower training.learning_rate$"):
+        model(many)

@@ -6,7 +6,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from recsys.backbones.base import Backbone, valid
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, one_line
 
 
 class Transformer(Backbone):
@@ -53,30 +53,39 @@ def take_out_embeddings(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def probe(model: PreTrainedModel) -> bool:
+def probe(model: PreTrainedModel, steps: int) -> bool:
     """Whether a model of any architecture is causal, measured; parameters that vectors never reach are frozen.
 
-    A row of four vectors goes through, and again with another last one; a causal model's first three states stay.
+    A row of `steps` (at least 2) vectors goes through, and again with another last one; the other states of a causal
+    model stay.
 
     Raises:
-        ConfigError: the model takes no vectors, or gives no ``[B, T, H]`` states back.
+        ConfigError: the model takes no vectors, or not so many, or gives no ``[B, T, H]`` states back.
     """
     name, size = model.config.model_type, model.config.hidden_size
-    vectors = torch.linspace(-1, 1, 8 * size, dtype=model.dtype, device=model.device).view(2, 4, size)
-    vectors[1, :3] = vectors[0, :3]
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(2, steps, size, generator=generator).to(model.device, model.dtype)
+    vectors[1, :-1] = vectors[0, :-1]
     was_training = model.training
     try:
-        hidden = model.eval()(inputs_embeds=vectors).last_hidden_state
+        with torch.enable_grad():
+            hidden = model.eval()(inputs_embeds=vectors).last_hidden_state
+    except (IndexError, RuntimeError) as error:  # what torch raises where a table of positions ends
+        fix = f"lower model.max_length or choose another ({one_line(error)})"
+        raise ConfigError(f"model.backbone: this {name} cannot read {steps} vectors; {fix}") from error
     except (TypeError, ValueError, AttributeError) as error:
-        first = str(error).partition("\n")[0]
-        raise ConfigError(f"model.backbone: '{name}' cannot be fed with vectors alone ({first}); use another") from error
+        raise ConfigError(
+            f"model.backbone: '{name}' takes no vectors alone ({one_line(error)}); use another"
+        ) from error
     if hidden.shape != vectors.shape:
-        raise ConfigError(f"model.backbone: '{name}' gives states {list(hidden.shape)} for vectors {list(vectors.shape)}")
-    reached = torch.autograd.grad(hidden.sum(), list(model.parameters()), allow_unused=True)
+        shapes = f"{list(vectors.shape)} to {list(hidden.shape)}"
+        raise ConfigError(f"model.backbone: '{name}' turns vectors {shapes}; use one that keeps their shape")
+    with torch.enable_grad():
+        reached = torch.autograd.grad(hidden.sum(), list(model.parameters()), allow_unused=True)
     for parameter, gradient in zip(model.parameters(), reached, strict=True):
         parameter.requires_grad_(gradient is not None)
     model.train(was_training)
-    return bool(torch.equal(hidden[0, :3], hidden[1, :3]))
+    return bool(torch.allclose(hidden[0, :-1], hidden[1, :-1], rtol=1e-5, atol=1e-6))
 
 
 class _DropOutput:

@@ -44,7 +44,7 @@ class Mixtral(Transformer):
         return hidden
 
     def pop_log(self) -> dict[str, float]:
-        """Means since the last call: the router's loss (k where the load is even) and each expert's share of the load."""
+        """Means since the last call: the router's loss (k where all is even) and each expert's share of the load."""
         if not self._balance:
             return {}
         loss, *load = torch.stack(self._balance).double().mean(dim=0).tolist()

@@ -10,18 +10,18 @@ from recsys.errors import ConfigError, one_line
 
 NO_WORDS = {"vocab_size": 1, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "use_cache": False}
 """Vectors come in, so there is no vocabulary."""
+PADDED = ("roberta", "xlm-roberta", "camembert", "data2vec-text", "xmod", "longformer")
+"""Architectures whose positions count from the id of padding, which they therefore keep."""
 
 
 class Sizes(NamedTuple):
-    """What most architectures share: H, layers, query heads, width of the feed-forward block, positions, dropout."""
+    """What architectures share: H, layers, query heads, width of the feed-forward block, positions."""
 
     hidden_size: int
     num_layers: int
     num_heads: int
     intermediate_size: int
     max_length: int
-    attention_dropout: float
-    residual_dropout: float
 
 
 def llama(sizes: Sizes, num_kv_heads: int, rope_theta: float) -> dict[str, Any]:
@@ -119,8 +119,29 @@ def dropouts(name: str, attention: float, residual: float) -> dict[str, float]:
 def fresh(model_type: str, values: Mapping[str, Any], changes: Mapping[str, Any]) -> PreTrainedModel:
     """A model without a head and with fresh weights, from a configuration's `values`, `changes` and no vocabulary."""
     rest = {key: value for key, value in values.items() if key not in ("model_type", "transformers_version")}
-    config = AutoConfig.for_model(model_type, **{**rest, **changes, **NO_WORDS})
+    words = dict(NO_WORDS)
+    if model_type in PADDED:
+        del words["pad_token_id"]
+        words["vocab_size"] = 1 + int(rest.get("pad_token_id", 1))
+    config = AutoConfig.for_model(model_type, **{**rest, **changes, **words})
     return AutoModel.from_config(config)
+
+
+def sizes_of(architecture: Mapping[str, Any]) -> dict[str, int]:
+    """`hidden_size` and `num_layers` of an architecture.
+
+    Raises:
+        ConfigError: its `model_type` is missing or unknown, or one of its values is not its.
+    """
+    values = {key: value for key, value in architecture.items() if key not in ("model_type", "transformers_version")}
+    kind = architecture.get("model_type")
+    if kind is None:
+        raise ConfigError("model.backbone.architecture: has no model_type; give one, for instance model_type: gpt_neox")
+    try:
+        config = AutoConfig.for_model(str(kind), **values)
+        return {"hidden_size": int(config.hidden_size), "num_layers": int(config.num_hidden_layers)}
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ConfigError(f"model.backbone.architecture: '{kind}' cannot be used ({one_line(error)})") from error
 
 
 def read_architecture(source: str) -> dict[str, Any]:
@@ -139,7 +160,8 @@ def read_architecture(source: str) -> dict[str, Any]:
 def _plain(config: PretrainedConfig) -> dict[str, Any]:
     """What differs from the architecture's defaults, and its name."""
     values: dict[str, Any] = {**config.to_diff_dict(), "model_type": config.model_type}
-    return {k: v for k, v in values.items() if k not in ("transformers_version", "architectures", "dtype", *NO_WORDS)}
+    left_out = {"transformers_version", "architectures", "dtype", *NO_WORDS} - {"pad_token_id"}
+    return {name: value for name, value in values.items() if name not in left_out}
 
 
 def load_weights(model: PreTrainedModel, source: str) -> None:

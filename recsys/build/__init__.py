@@ -4,16 +4,25 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recsys.build.backbones import build_backbone
-from recsys.build.heads import build_heads
+from recsys.build.backbones import build_backbone, load_pretrained, settle
+from recsys.build.heads import build_heads, build_task_weights
 from recsys.build.inputs import TEXT, attach_text, build_inputs
 from recsys.build.losses import build_catalogue_loss
-from recsys.build.masking import build_masking
+from recsys.build.masking import build_detector, build_masking, positions_of, require_fit, validation_masking
 from recsys.config import ModelConfig
 from recsys.recommender import Recommender
 from recsys.schema import Schema
 
-__all__ = ["TEXT", "attach_text", "build_catalogue_loss", "build_masking", "build_model"]
+__all__ = [
+    "TEXT",
+    "attach_text",
+    "build_catalogue_loss",
+    "build_masking",
+    "build_model",
+    "load_pretrained",
+    "settle",
+    "validation_masking",
+]
 
 
 def build_model(
@@ -28,14 +37,21 @@ def build_model(
         pretrained: ``[V, E]`` text vectors of the items. Without them a schema with a `text` column gives a table of
             zeros, to be filled from a run's weights.
     """
-    item = schema.item()
+    config, item = settle(config), schema.item()
     if pretrained is None and TEXT in schema:
         pretrained = torch.zeros(item.num_ids(), schema[TEXT].dimension or 0)
-    heads, weights = build_heads(config, schema)  # drawn before the rest: a seed's weights stay what they were
+    heads, weights = build_heads(config, schema, items)  # drawn before the rest: a seed's weights stay what they were
+    inputs = build_inputs(config, schema, items, pretrained)
+    backbone = build_backbone(config.backbone, positions_of(config), config.masking == "permutation")
+    require_fit(config, backbone)
     return Recommender(
-        inputs=build_inputs(config, schema, items, pretrained),
-        backbone=build_backbone(config.backbone, config.max_length),
+        inputs=inputs,
+        backbone=backbone,
         heads=heads,
         weights=weights,
+        task_weights=build_task_weights(config, heads, weights),
         item=item.name,
+        masking=config.masking,
+        mask_size=config.backbone.hidden_size,
+        detector=build_detector(config),
     )

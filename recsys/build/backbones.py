@@ -1,23 +1,156 @@
-"""Names of backbones to modules."""
+"""Names of backbones to modules; architectures and weights of others to ours."""
+
+from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
-from recsys.backbones.hf import LlamaBackbone
-from recsys.config import BackboneConfig
+from recsys.backbones import shapes
+from recsys.backbones.base import Backbone
+from recsys.backbones.gru import GRU
+from recsys.backbones.hf import Transformer, probe
+from recsys.backbones.hstu import HSTU
+from recsys.backbones.ligr import LiGR
+from recsys.backbones.mixtral import Mixtral
+from recsys.backbones.sasrec import SASRec
+from recsys.backbones.shapes import Sizes
+from recsys.backbones.t5 import T5
+from recsys.backbones.xlnet import XLNet
+from recsys.config import BackboneConfig, ModelConfig
+from recsys.errors import ConfigError
+
+UNBOUNDED = ("t5", "xlnet")
+"""Architectures whose positions are relative, whatever their configuration says."""
 
 
-def build_backbone(config: BackboneConfig, max_length: int) -> nn.Module:
-    """The module from ``([B, T, H], lengths [B])`` to ``[B, T, H]``."""
+def build_backbone(config: BackboneConfig, max_length: int, permutation: bool = False) -> Backbone:
+    """The module from ``([B, T, H], lengths [B])`` to ``[B, T, H]``, with fresh weights.
+
+    Args:
+        config: settled (see `settle`).
+        max_length: vectors that it reads at most.
+        permutation: whether it is trained with permutation LM.
+    """
+    own: dict[str, Any] = {
+        "hidden_size": config.hidden_size,
+        "num_layers": config.num_layers,
+        "max_length": max_length,
+        "residual_dropout": config.residual_dropout,
+    }
+    attention: dict[str, Any] = {
+        "num_heads": config.num_heads,
+        "intermediate_size": config.feed_forward_size(),
+        "attention_dropout": config.attention_dropout,
+    }
+    match config.name:
+        case "sasrec":
+            return SASRec(**own, **attention, norm=config.norm)
+        case "ligr":
+            return LiGR(**own, **attention)
+        case "hstu":
+            return HSTU(**own, num_heads=config.num_heads, time_buckets=config.time_buckets)
+        case "gru":
+            return GRU(**own)
+        case _:
+            return _build_transformer(config, max_length, permutation)
+
+
+def _build_transformer(config: BackboneConfig, max_length: int, permutation: bool) -> Backbone:
+    model, drop = _fresh(config, max_length), config.residual_dropout
+    match config.name:
+        case "auto":
+            return Transformer(model, max_length=max_length, is_causal=probe(model, max(2, max_length)))
+        case "mixtral":
+            return Mixtral(model, max_length=max_length, residual_dropout=drop, router_loss=config.router_loss)
+        case "t5":
+            return T5(model, max_length=max_length)
+        case "xlnet":
+            return XLNet(model, max_length=max_length, query_stream=permutation)
+        case "bert":
+            return Transformer(model, max_length=max_length, is_causal=False)
+        case "gpt2":
+            return Transformer(model, max_length=max_length)
+        case _:
+            return Transformer(model, max_length=max_length, residual_dropout=drop)
+
+
+def _fresh(config: BackboneConfig, max_length: int) -> PreTrainedModel:
+    """The model of `transformers` that the fields, or the architecture, describe."""
+    changes: dict[str, Any] = shapes.dropouts(config.name, config.attention_dropout, config.residual_dropout)
+    if config.architecture is None:
+        return shapes.fresh(config.name, _values(config, max_length), changes)
+    if isinstance(config.architecture, str):
+        raise ConfigError(f"model.backbone.architecture: '{config.architecture}' has not been read; call settle first")
+    model = shapes.fresh(str(config.architecture["model_type"]), config.architecture, changes)
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if model.config.model_type not in UNBOUNDED and limit is not None and limit < max_length:
+        raise ConfigError(
+            f"model.backbone: this {model.config.model_type} has {limit} positions and {max_length} are needed; "
+            f"lower model.max_length by {max_length - limit}"
+        )
+    return model
+
+
+def _values(config: BackboneConfig, max_length: int) -> dict[str, Any]:
+    sizes = Sizes(
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        intermediate_size=config.feed_forward_size(),
+        max_length=max_length,
+    )
+    rotary = (config.num_kv_heads or config.num_heads, config.rope_theta)
     match config.name:
         case "llama":
-            return LlamaBackbone(
-                hidden_size=config.hidden_size,
-                num_layers=config.num_layers,
-                num_heads=config.num_heads,
-                num_kv_heads=config.num_kv_heads or config.num_heads,
-                intermediate_size=config.intermediate_size or 4 * config.hidden_size,
-                max_length=max_length,
-                rope_theta=config.rope_theta,
-                attention_dropout=config.attention_dropout,
-                residual_dropout=config.residual_dropout,
-            )
+            return shapes.llama(sizes, *rotary)
+        case "qwen3":
+            return shapes.qwen3(sizes, *rotary)
+        case "mixtral":
+            return shapes.mixtral(sizes, *rotary, config.num_experts, config.experts_per_token)
+        case "gpt2":
+            return shapes.gpt2(sizes)
+        case "bert":
+            return shapes.bert(sizes)
+        case "t5":
+            return shapes.t5(sizes)
+        case "xlnet":
+            return shapes.xlnet(sizes)
+        case _:
+            raise ConfigError(f"model.backbone.name: {config.name} has no shape of its own")
+
+
+def settle(config: ModelConfig) -> ModelConfig:
+    """The configuration with the architecture that `pretrained` or `architecture` names written out.
+
+    A run saves it so, and is loaded without what was named. `hidden_size` and `num_layers` become the architecture's.
+
+    Raises:
+        ConfigError: nothing is there; it is another architecture than `name`; a size that was set differs.
+    """
+    backbone = config.backbone
+    if backbone.pretrained is None and backbone.architecture is None:
+        return config
+    architecture = backbone.architecture
+    source = architecture if isinstance(architecture, str) else backbone.pretrained
+    if not isinstance(architecture, dict):
+        architecture = shapes.read_architecture(str(source))
+    found = shapes.sizes_of(architecture)
+    kind = architecture["model_type"]
+    if backbone.name not in ("auto", kind):
+        raise ConfigError(
+            f"model.backbone.name: is {backbone.name}, but {source or 'the architecture'} is {kind}; "
+            f"set name to {kind} or auto"
+        )
+    for field, value in found.items():
+        stated = getattr(backbone, field)
+        if field in backbone.model_fields_set and stated != value:
+            raise ConfigError(f"model.backbone.{field}: is {stated}, but {source or kind} has {value}; leave it out")
+    settled = backbone.model_copy(update={"architecture": architecture, **found})
+    return config.model_copy(update={"backbone": settled})
+
+
+def load_pretrained(backbone: nn.Module, config: BackboneConfig) -> None:
+    """Give a fresh backbone the weights that `pretrained` names; without it nothing happens."""
+    if config.pretrained is not None:
+        assert isinstance(backbone, Transformer | T5 | XLNet)
+        shapes.load_weights(backbone.model, config.pretrained)

@@ -1,6 +1,7 @@
 """Columns of the schema to streams, and the names of fusions to modules."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 import torch
@@ -8,12 +9,36 @@ from torch import Tensor, nn
 
 from recsys.config import InputsConfig, ModelConfig
 from recsys.errors import ConfigError, nearest
-from recsys.inputs import CategoricalStream, SequenceInputs
-from recsys.nn.fusion import SelfAttentionFusion, SumFusion
+from recsys.inputs import CONTINUOUS, PRETRAINED, SequenceInputs
+from recsys.nn.context import ContextFeatures
+from recsys.nn.continuous import ContinuousMLP, SoftOneHot
+from recsys.nn.embedding import ItemBags, PretrainedTable, id_embedding, start_from_vectors
+from recsys.nn.fusion import (
+    ConcatenationFusion,
+    CrossAttentionFusion,
+    Fusion,
+    GatedFusion,
+    ItemProductFusion,
+    SelfAttentionFusion,
+    SumFusion,
+)
 from recsys.nn.pretrained import load_table
-from recsys.schema import Column, Kind, Schema, Scope
+from recsys.nn.time import TimeGapEmbedding, cyclic_table
+from recsys.schema import HOUR, WEEKDAY, Column, Kind, Schema, Scope, Tag
 
 TEXT = "text"  # name of the column and stream of pretrained vectors
+
+
+class _Columns(NamedTuple):
+    """The columns that are read, by the part they play."""
+
+    item: Column
+    attributes: list[Column]
+    bags: list[Column]
+    categorical: list[Column]
+    gaps: list[str]
+    continuous: list[str]
+    context: list[Column]
 
 
 def attach_text(config: InputsConfig, schema: Schema) -> tuple[Schema, Tensor | None]:
@@ -28,28 +53,60 @@ def attach_text(config: InputsConfig, schema: Schema) -> tuple[Schema, Tensor | 
 
 def build_inputs(config: ModelConfig, schema: Schema, items: pl.DataFrame, pretrained: Tensor | None) -> SequenceInputs:
     """All streams that the schema offers and the configuration wants."""
-    item = schema.item()
-    wanted = _streams(config.inputs, schema, pretrained is not None)
-    attributes = [
-        c for c in schema.select(kind=Kind.CATEGORICAL, scope=Scope.ITEM) if c.name in wanted and c.name != item.name
-    ]
-    events = schema.select(scope=Scope.EVENT)
-    categorical = [c for c in events if c.kind is Kind.CATEGORICAL and c.name in wanted and c.name != item.name]
-    continuous = [c.name for c in events if c.kind is Kind.CONTINUOUS and c.name in wanted]
-    ids = [torch.from_numpy(items.get_column(c.name).to_numpy().astype("int64")) for c in attributes]
+    inputs = config.inputs
+    wanted = _streams(inputs, schema, pretrained is not None)
+    columns = _columns(inputs, schema, items, wanted)
+    vectors = pretrained if TEXT in wanted else None
+    stream = vectors is not None and inputs.text_use != "initialiser"
+    fusion = _build_fusion(inputs, _count(columns, stream))  # drawn first: a seed's weights stay what they were
+    embeddings = {c.name: _embedding(inputs, c) for c in (columns.item, *columns.attributes, *columns.categorical)}
+    size = inputs.embedding_size
+    text = None
+    if vectors is not None and stream:
+        text = PretrainedTable(vectors, size if inputs.text_use == "projected" else None)
+    elif vectors is not None:
+        start_from_vectors(embeddings[columns.item.name], vectors, columns.item.first_id)  # type: ignore[arg-type]
+    bags = {c.name: ItemBags(_bags(items, c), c.num_ids(), size) for c in columns.bags}
+    gaps = {name: _gap(inputs, name) for name in columns.gaps}
+    continuous = _build_continuous(inputs, len(columns.continuous))
+    ids = [torch.from_numpy(items.get_column(c.name).to_numpy().astype("int64")) for c in columns.attributes]
     return SequenceInputs(
-        item=_stream(item),
-        item_attributes=[_stream(c) for c in attributes],
-        attributes=torch.stack(ids, dim=1) if ids else torch.zeros(item.num_ids(), 0, dtype=torch.int64),
-        event_categorical=[_stream(c) for c in categorical],
-        event_continuous=continuous,
-        pretrained=pretrained if TEXT in wanted else None,
-        embedding_size=config.inputs.embedding_size,
-        stream_size=config.inputs.fusion_size,
+        item=columns.item.name,
+        attributes=torch.stack(ids, dim=1) if ids else torch.zeros(columns.item.num_ids(), 0, dtype=torch.int64),
+        item_attributes=[c.name for c in columns.attributes],
+        item_bags=bags,
+        event_categorical=[c.name for c in columns.categorical],
+        event_continuous=columns.continuous,
+        embeddings=embeddings,
+        pretrained=text,
+        gaps=gaps,
+        continuous=continuous,
+        context=_context(columns.context, config.backbone.hidden_size),
+        widths=_widths(inputs, embeddings, text, [*bags, *gaps], continuous is not None),
+        stream_size=inputs.fusion_size,
         hidden_size=config.backbone.hidden_size,
-        fusion=_build_fusion(config.inputs),
-        continuous_encoder=config.inputs.continuous,
-        dropout=config.inputs.dropout,
+        fusion=fusion,
+        dropout=inputs.dropout,
+    )
+
+
+def _columns(config: InputsConfig, schema: Schema, items: pl.DataFrame, wanted: set[str]) -> _Columns:
+    item = schema.item()
+    of_items = [c for c in schema.select(kind=Kind.CATEGORICAL, scope=Scope.ITEM) if c.name in wanted]
+    of_events = [c for c in schema.select(scope=Scope.EVENT) if c.name in wanted and c.name != item.name]
+    events = [c for c in of_events if Tag.CONTEXT not in c.tags]
+    numbers = [c.name for c in events if c.kind is Kind.CONTINUOUS]
+    for name in config.gaps:
+        if name not in numbers:
+            raise ConfigError(f"model.inputs.gaps: the data have no number '{name}'{nearest(name, numbers)}")
+    return _Columns(
+        item=item,
+        attributes=[c for c in of_items if not items.schema[c.name].is_nested()],
+        bags=[c for c in of_items if items.schema[c.name].is_nested()],
+        categorical=[c for c in events if c.kind is Kind.CATEGORICAL],
+        gaps=[n for n in numbers if n in config.gaps],
+        continuous=[n for n in numbers if n not in config.gaps],
+        context=[c for c in of_events if Tag.CONTEXT in c.tags],
     )
 
 
@@ -66,13 +123,79 @@ def _streams(config: InputsConfig, schema: Schema, text: bool) -> set[str]:
     return {schema.item().name, *config.streams}
 
 
-def _build_fusion(config: InputsConfig) -> nn.Module:
+def _count(columns: _Columns, text: bool) -> int:
+    """How many streams there are."""
+    several = (columns.attributes, columns.bags, columns.categorical, columns.gaps)
+    return 1 + sum(len(part) for part in several) + text + bool(columns.continuous)
+
+
+def _build_fusion(config: InputsConfig, num_streams: int) -> Fusion:
     match config.fusion:
         case "self_attention":
             return SelfAttentionFusion(config.fusion_size, config.fusion_heads)
+        case "cross_attention":
+            return CrossAttentionFusion(config.fusion_size, config.fusion_heads)
+        case "gated":
+            return GatedFusion(config.fusion_size, num_streams)
+        case "item_product":
+            if num_streams < 2:
+                raise ConfigError("model.inputs.fusion: item_product needs a second stream, the data give the item's")
+            return ItemProductFusion(config.fusion_size, num_streams)
+        case "concatenation":
+            return ConcatenationFusion(config.fusion_size, num_streams)
         case "sum":
             return SumFusion()
 
 
-def _stream(column: Column) -> CategoricalStream:
-    return CategoricalStream(column.name, column.num_ids())
+def _build_continuous(config: InputsConfig, num_columns: int) -> nn.Module | None:
+    if not num_columns:
+        return None
+    match config.continuous:
+        case "mlp":
+            return ContinuousMLP(num_columns, config.fusion_size)
+        case "soft_one_hot":
+            return SoftOneHot(num_columns, config.fusion_size)
+
+
+def _embedding(config: InputsConfig, column: Column) -> nn.Module:
+    if config.clock == "sin_cos" and column.name in (HOUR, WEEKDAY):
+        return PretrainedTable(cyclic_table(column.num_ids(), column.first_id))
+    return id_embedding(column.num_ids(), config.embedding_size)
+
+
+def _gap(config: InputsConfig, name: str) -> TimeGapEmbedding:
+    gap = config.gaps[name]
+    return TimeGapEmbedding(config.embedding_size, gap.buckets, gap.longest, gap.scale)
+
+
+def _bags(items: pl.DataFrame, column: Column) -> Tensor:
+    """Ids ``[V, L]`` of a multi-valued attribute, filled up with padding."""
+    values = items.get_column(column.name).fill_null([])
+    rows = values.to_list()
+    longest = max(1, *map(len, rows))
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.int64)
+
+
+def _context(columns: list[Column], size: int) -> ContextFeatures | None:
+    if not columns:
+        return None
+    numbers = [c.name for c in columns if c.kind is Kind.CONTINUOUS]
+    return ContextFeatures({c.name: c.num_ids() for c in columns if c.kind is Kind.CATEGORICAL}, numbers, size)
+
+
+def _widths(
+    config: InputsConfig,
+    embeddings: dict[str, nn.Module],
+    text: PretrainedTable | None,
+    more: list[str],
+    continuous: bool,
+) -> dict[str, int]:
+    """Width of each stream before its projection, by name, in the order in which projections are drawn."""
+    size = config.embedding_size
+    widths = {name: e.size if isinstance(e, PretrainedTable) else size for name, e in embeddings.items()}
+    if text is not None:
+        widths[PRETRAINED] = text.size
+    widths |= dict.fromkeys(more, size)
+    if continuous:
+        widths[CONTINUOUS] = config.fusion_size
+    return widths

@@ -27,7 +27,8 @@ from recsys.config.etl import (
     Transform,
 )
 from recsys.config.inputs import InputsConfig
-from recsys.config.losses import AuxiliaryConfig, LossConfig
+from recsys.config.losses import AuxiliaryConfig, LossConfig, NegativesConfig
+from recsys.config.masking import MaskedConfig
 from recsys.config.model import ModelConfig
 from recsys.config.run import RunConfig, load_config, save_config
 from recsys.config.training import EvaluationConfig, TrainingConfig
@@ -45,7 +46,9 @@ __all__ = [
     "Finite",
     "InputsConfig",
     "LossConfig",
+    "MaskedConfig",
     "ModelConfig",
+    "NegativesConfig",
     "Probability",
     "RunConfig",
     "Share",

@@ -7,7 +7,10 @@ from pydantic import Field
 from recsys.config.backbone import BackboneConfig
 from recsys.config.base import Count, Probability, StrictModel
 from recsys.config.inputs import InputsConfig
-from recsys.config.losses import AuxiliaryConfig, LossConfig
+from recsys.config.losses import AuxiliaryConfig, LossConfig, Positive
+from recsys.config.masking import MaskedConfig
+
+Masking = Literal["causal", "causal_last", "final_value", "next_occurrence", "mlm", "span", "replaced", "permutation"]
 
 
 class ModelConfig(StrictModel):
@@ -16,9 +19,14 @@ class ModelConfig(StrictModel):
     max_length: Count = 110  # events; the newest are kept
     inputs: InputsConfig = Field(default_factory=InputsConfig)
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
-    masking: Literal["causal", "causal_last"] = "causal"  # train on every position or the last only
+    masking: Masking = "causal"  # what is predicted from what; docs/models.md says which fits which backbone
+    masked: MaskedConfig = Field(default_factory=MaskedConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
     tied: bool = False  # the output table is the item embedding, projected
     bias: bool = False  # of the item head
+    similarity: Literal["dot", "cosine"] = "dot"  # of hidden state and item; cosine wants a temperature of about 0.05
+    temperature: Positive = 1.0  # the item head's scores are divided by it
+    learn_temperature: bool = False  # it is a parameter, which starts there
     output_dropout: Probability = 0.0
     auxiliary: list[AuxiliaryConfig] | None = None  # None: classification and target where the schema has them
+    task_weights: Literal["fixed", "uncertainty"] = "fixed"  # uncertainty: learned (Kendall et al. 2018)

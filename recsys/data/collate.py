@@ -18,28 +18,35 @@ class Labelled(Protocol):
     """What a masking decides; `recsys.nn.masking.Masked` says what the tensors are."""
 
     @property
-    def positions(self) -> Tensor: ...
+    def positions(self) -> Tensor:
+        """``[P]`` into the flattened ``[B * T]`` states that predict."""
 
     @property
-    def targets(self) -> Tensor: ...
+    def targets(self) -> Tensor:
+        """``[P]`` ids."""
 
     @property
-    def input_mask(self) -> Tensor | None: ...
+    def input_mask(self) -> Tensor | None:
+        """Bool ``[B, T]``: inputs behind the mask vector."""
 
     @property
-    def replacement_ids(self) -> Tensor | None: ...
+    def replacement_ids(self) -> Tensor | None:
+        """``[B, T]`` ids with drawn ones."""
 
     @property
-    def attention_mask(self) -> Tensor | None: ...
+    def attention_mask(self) -> Tensor | None:
+        """Bool ``[B, T, T]``: event i may see event j."""
 
     @property
-    def events(self) -> Tensor | None: ...
+    def events(self) -> Tensor | None:
+        """``[P]`` into the flattened ids, the events that are predicted."""
 
 
 class Masking(Protocol):
     """``(ids [B, T], lengths [B], generator)`` to labels and to what is hidden (see `recsys.nn.masking`)."""
 
-    def __call__(self, ids: Tensor, lengths: Tensor, generator: torch.Generator | None, /) -> Labelled: ...
+    def __call__(self, ids: Tensor, lengths: Tensor, generator: torch.Generator | None, /) -> Labelled:
+        """Labels of a batch, and what of it is hidden."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,9 @@ class Collator:
         tensors = {f"inputs.{name}": self._tensor(name, values) for name, values in inputs.items()}
         tensors["lengths"] = length - 1 if ahead else length
         tensors["row_id"] = torch.from_numpy(windows.row.astype(np.int64))
+        times = self.dataset.gather_times(windows)
+        if times is not None:
+            tensors["times"] = torch.from_numpy(times[:, :-1] if ahead else times)
         hidden = {n: getattr(masked, n) for n in ("input_mask", "replacement_ids", "attention_mask")}
         tensors |= {name: tensor for name, tensor in hidden.items() if tensor is not None}
         return Batch(tensors | self._labels(windows, columns, masked, ids.shape[1] - ahead))

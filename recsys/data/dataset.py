@@ -69,6 +69,7 @@ class SequenceDataset:
         groups: what the split and the bootstrap go by: the user where there is one, else `keys` itself.
         scored_from: int32 ``[S]``, place in its sequence of the first event that validation and evaluation score; those
             before it are context. None where the data do not say: every event but the first is scored.
+        times: int64 ``[N]``, microseconds of each event; None unless they were asked for.
     """
 
     schema: Schema
@@ -78,6 +79,7 @@ class SequenceDataset:
     keys: Names
     groups: Names
     scored_from: Array | None = None
+    times: Array | None = None
     _pages: Pages = field(default_factory=Pages, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -101,8 +103,8 @@ class SequenceDataset:
         return self.columns[self.schema.item().name]
 
     @classmethod
-    def load(cls, dataset: Path, split: str) -> Self:
-        """Map ``DATASET/<split>/*.parquet``, with the schema and the item table beside it.
+    def load(cls, dataset: Path, split: str, times: bool = False) -> Self:
+        """Map ``DATASET/<split>/*.parquet``, with the schema and the item table beside it, and the times if asked for.
 
         The first call on a split writes its flat copy (``DATASET/.cache``); later ones open it.
         """
@@ -115,12 +117,15 @@ class SequenceDataset:
             )
         schema = Schema.load(dataset / "schema.json")
         items = _read(dataset / "workflow" / "items.parquet")
-        flat = open_split(dataset, split, files, {c.name: _DTYPES[c.kind][0] for c in _event_columns(schema)})
+        wanted = {c.name: _DTYPES[c.kind][0] for c in _event_columns(schema)}
+        flat = open_split(dataset, split, files, {**wanted, TIMESTAMP: "int64"} if times else wanted)
+        columns = {name: flat.columns[name] for name in wanted}
+        when = flat.columns[TIMESTAMP] if times else None
         item_columns = _item_columns(schema, items)
-        return cls(schema, flat.offsets, flat.columns, item_columns, flat.keys, flat.groups, flat.scored_from)
+        return cls(schema, flat.offsets, columns, item_columns, flat.keys, flat.groups, flat.scored_from, when)
 
     @classmethod
-    def from_frame(cls, frame: pl.DataFrame, schema: Schema, items: pl.DataFrame) -> Self:
+    def from_frame(cls, frame: pl.DataFrame, schema: Schema, items: pl.DataFrame, times: bool = False) -> Self:
         """Sequences in memory as `Workflow.transform` gives them, with the workflow's item table."""
         lengths = frame.get_column(TIMESTAMP).list.len().to_numpy()
         offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
@@ -130,7 +135,8 @@ class SequenceDataset:
         scored_from = None
         if SCORED_FROM in frame.columns:
             scored_from = check_scored_from(frame.get_column(SCORED_FROM).to_arrow(), 0, "sequences")
-        return cls(schema, offsets, columns, _item_columns(schema, items), keys, groups, scored_from)
+        when = frame.get_column(TIMESTAMP).explode(empty_as_null=False).to_numpy() if times else None
+        return cls(schema, offsets, columns, _item_columns(schema, items), keys, groups, scored_from, when)
 
     def gather(self, windows: Windows) -> tuple[dict[str, Array], Array]:
         """Event columns of the windows, right-padded with zeros: each ``[B, T]``, and lengths ``[B]``."""
@@ -146,6 +152,16 @@ class SequenceDataset:
         self._pages.note(self.columns.values())
         return padded, lengths
 
+    def gather_times(self, windows: Windows) -> Array | None:
+        """Times of the windows' events, int64 ``[B, T]``, padded with each last one; None where none were loaded."""
+        if self.times is None:
+            return None
+        steps = np.arange(int(windows.lengths.max(initial=0)))
+        index = np.minimum(windows.start[:, None] + steps[None, :], windows.stop[:, None] - 1)
+        times: Array = np.take(self.times, index, mode="clip") if index.size else np.zeros(index.shape, np.int64)
+        self._pages.note([self.times])
+        return times
+
 
 def _event_columns(schema: Schema) -> list[Column]:
     return [c for c in schema.columns if c.scope is Scope.EVENT and c.kind in _DTYPES]
@@ -153,7 +169,8 @@ def _event_columns(schema: Schema) -> list[Column]:
 
 def _item_columns(schema: Schema, items: pl.DataFrame) -> dict[str, Array]:
     attributes = schema.select(kind=Kind.CATEGORICAL, scope=Scope.ITEM)
-    return {c.name: items.get_column(c.name).to_numpy().astype(np.int64) for c in attributes}
+    single = [c for c in attributes if not items.schema[c.name].is_nested()]  # several values an item are no label
+    return {c.name: items.get_column(c.name).to_numpy().astype(np.int64) for c in single}
 
 
 def _read(path: Path) -> pl.DataFrame:

@@ -85,7 +85,9 @@ def evaluation_windows(dataset: SequenceDataset, max_length: int, positions: str
     if positions == "each":
         counts = lengths[rows] - scored[rows]
         which = np.repeat(np.arange(len(rows)), counts)
-        event = begin[which] + scored[rows][which] + np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+        event = (
+            begin[which] + scored[rows][which] + np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+        )
         return Windows(rows[which], np.maximum(begin[which], event - max_length), event + 1, event)
     label = begin + scored[rows]
     start = np.maximum(begin, label - max_length)

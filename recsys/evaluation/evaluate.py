@@ -60,7 +60,7 @@ def evaluate(
         InputError: no such split, or no position in it.
     """
     loaded, data = run if isinstance(run, LoadedRun) else load(run), Path(data)
-    dataset = SequenceDataset.load(data, split)
+    dataset = SequenceDataset.load(data, split, loaded.config.model.backbone.needs_times)
     loaded.require_data(dataset.schema, data)
     if out is None:
         loaded.directory.require_own_data(data)

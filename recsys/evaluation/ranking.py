@@ -14,7 +14,7 @@ from recsys.baselines import Baseline
 from recsys.data.dataset import Array, SequenceDataset
 from recsys.data.windows import evaluation_windows
 from recsys.errors import RunError
-from recsys.inference.scoring import BLOCK, Seen, hidden_states, score_blocks, seen_items, top_k
+from recsys.inference.scoring import BLOCK, Seen, hidden_states, input_tables, score_blocks, seen_items, top_k
 from recsys.metrics import ranks_from_scores
 from recsys.recommender import Recommender
 from recsys.runtime import progress
@@ -103,9 +103,10 @@ def rank_model(
     was_training = model.training
     model.eval()
     batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    tables = input_tables(model, dataset)
     for batch in progress(batches, "Evaluate", unit="batch"):
         start, length = windows.start[batch], windows.lengths[batch] - 1  # without the label-only event
-        hidden = hidden_states(model, dataset, start, length)  # [B, T, H]
+        hidden = hidden_states(model, dataset, start, length, tables)  # [B, T, H]
         steps = np.arange(hidden.shape[1])[None, :]
         event = start[:, None] + steps + 1  # what follows each step, [B, T]
         labelled = (steps < length[:, None]) & (event >= windows.label_from[batch][:, None])

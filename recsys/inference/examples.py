@@ -119,7 +119,7 @@ def examples(
     source = "dataset"
     if not isinstance(dataset, SequenceDataset):
         source, folder = str(dataset), Path(dataset)
-        dataset = SequenceDataset.load(folder, "test")
+        dataset = SequenceDataset.load(folder, "test", loaded.config.model.backbone.needs_times)
     loaded.require_data(dataset.schema, source)
     rows = np.flatnonzero(dataset.lengths > dataset.first_scored)
     if not len(rows):

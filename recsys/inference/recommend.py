@@ -10,7 +10,7 @@ from recsys.cleaning.streams import DEFAULT_MAX_BYTES
 from recsys.data.dataset import Array, SequenceDataset
 from recsys.errors import ConfigError
 from recsys.inference.run import LoadedRun, load
-from recsys.inference.scoring import Seen, device_of, hidden_states, score_blocks, seen_items, top_k
+from recsys.inference.scoring import Seen, device_of, hidden_states, input_tables, score_blocks, seen_items, top_k
 from recsys.inference.sequences import read_sequences
 from recsys.runtime import progress
 from recsys.schema import ITEM_ID, SESSION_ID
@@ -99,9 +99,10 @@ def next_items(
     scores = np.zeros((2, len(row), k), dtype=np.float32)
     order = np.argsort(start - stop, kind="stable")  # longest first
     batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    tables = input_tables(run.model, dataset)
     for batch in progress(batches, "Recommend", unit="batch"):
         length = stop[batch] - start[batch]
-        hidden = hidden_states(run.model, dataset, start[batch], length)  # [B, T, H]
+        hidden = hidden_states(run.model, dataset, start[batch], length, tables)  # [B, T, H]
         newest = hidden[torch.arange(len(batch)), torch.from_numpy(length - 1).to(hidden.device)]  # [B, H]
         for part, block in score_blocks(run.model, newest):
             chosen = batch[part]

@@ -1,6 +1,6 @@
 """Scores of the next item after given histories: the one path that evaluation and recommendation share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,8 @@ from recsys.schema import Kind
 Seen = Literal["keep", "remove"]
 BLOCK = 2**22
 """Scores held at once: 16 MiB in float32."""
+TABLE_ITEMS = 2**18
+"""Most items whose input tables are finished beforehand: they take N * W numbers an item (see `recsys.nn.fusion`)."""
 
 
 def device_of(model: Recommender) -> torch.device:
@@ -21,7 +23,18 @@ def device_of(model: Recommender) -> torch.device:
     return next(model.parameters()).device
 
 
-def hidden_states(model: Recommender, dataset: SequenceDataset, start: Array, length: Array) -> Tensor:
+def input_tables(model: Recommender, dataset: SequenceDataset) -> list[Tensor] | None:
+    """What all batches of a run share: every item's streams, encoded and projected for the fusion.
+
+    None where they would cost more than they save: fewer events than items, or more items than `TABLE_ITEMS`.
+    """
+    items = dataset.schema.item().num_ids()
+    return model.inputs.tables() if items <= min(len(dataset.items), TABLE_ITEMS) else None
+
+
+def hidden_states(
+    model: Recommender, dataset: SequenceDataset, start: Array, length: Array, tables: Sequence[Tensor] | None = None
+) -> Tensor:
     """Hidden states ``[B, T, H]`` of B windows of events, T the longest length.
 
     That at ``length - 1`` predicts what follows a window. Where `model.rule.every_position`, those before it predict
@@ -35,6 +48,7 @@ def hidden_states(model: Recommender, dataset: SequenceDataset, start: Array, le
         dataset: where the windows are cut from.
         start: ``[B]`` first event of each window, counted over the dataset's flat arrays.
         length: ``[B]`` events of each window, at least 1.
+        tables: what `input_tables` gave for the model; the states are the same without.
     """
     device = device_of(model)
     steps = np.arange(int(length.max()))
@@ -44,9 +58,10 @@ def hidden_states(model: Recommender, dataset: SequenceDataset, start: Array, le
         name: torch.from_numpy(values[distinct].astype(_dtype(dataset, name)))[None].to(device)
         for name, values in dataset.columns.items()
     }
-    vectors = model.inputs(columns)[0]  # [U, H]
+    vectors = model.inputs(columns, tables)[0]  # [U, H]
     gathered = vectors[torch.from_numpy(place.reshape(index.shape)).to(device)]  # [B, T, H]
-    return model.predictive(gathered, torch.from_numpy(length.astype(np.int64)).to(device))
+    times = None if dataset.times is None else torch.from_numpy(dataset.times[index]).to(device)  # [B, T]
+    return model.predictive(gathered, torch.from_numpy(length.astype(np.int64)).to(device), times)
 
 
 def score_blocks(model: Recommender, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:

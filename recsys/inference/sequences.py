@@ -73,7 +73,8 @@ def read_sequences(
     if emptied:
         counts = " and ".join(f"{number:,} {unit}{'s' * (number != 1)}" for unit, number in emptied.items())
         note(f"{name}: cleaning left no event of {counts}, which have no sequence")
-    return NewSequences(SequenceDataset.from_frame(frame, run.schema, run.workflow.items), emptied)
+    times = run.config.model.backbone.needs_times
+    return NewSequences(SequenceDataset.from_frame(frame, run.schema, run.workflow.items, times), emptied)
 
 
 def _transform(run: LoadedRun, events: Path | pl.DataFrame, name: str) -> pl.DataFrame:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from recsys.errors import ConfigError, InputError
+from recsys.losses.fused import fused_nll, is_usable
 
 DEFAULT_CHUNK_SIZE = 2**19
 """Logits in one chunk: 2 MiB in fp32, within 3 % of the fastest of 2^16 .. 2^22 (V = 440 and 3,416)."""
@@ -51,7 +52,8 @@ class CatalogueLoss(nn.Module, ABC):
 
     chunk_size: logits in one chunk (positions times items); at least 64 positions are taken at a time.
     dtype: "float32" or "bfloat16", the type of the three matrix products; the softmax and everything that
-        is accumulated stay in float32 (float64 where the inputs are float64).
+        is accumulated stay in float32 (float64 where the inputs are float64). With "bfloat16" on a GPU,
+        `cut-cross-entropy` takes the engine's place where it is installed.
     ignore_rows: this many first rows of the table (the reserved ids) are left out of the softmax.
     """
 
@@ -95,6 +97,20 @@ class CatalogueLoss(nn.Module, ABC):
         Raises InputError where shapes do not fit or a target is reserved or out of range.
         """
         check_inputs(hidden, table, targets, bias, weights, self.ignore_rows)
+        if self.dtype == "bfloat16" and not self.label_smoothing and is_usable(hidden):
+            total, nll = self._fused(hidden, table, targets, bias, weights)
+        else:
+            total, nll = self._chunked(hidden, table, targets, bias, weights)
+        if weights is None:
+            count = torch.tensor(float(targets.shape[0]), dtype=total.dtype, device=total.device)
+        else:
+            count = weights.sum().to(total.dtype)
+        return LossOutput(total, count, {"nll": nll})
+
+    def _chunked(
+        self, hidden: Tensor, table: Tensor, targets: Tensor, bias: Tensor | None, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(sum of the loss, sum of -log p) by our own engine."""
         enabled = torch.is_grad_enabled()
         settings = Settings(
             rows=max(MIN_CHUNK_ROWS, self.chunk_size // (table.shape[0] - self.ignore_rows)),
@@ -108,11 +124,20 @@ class CatalogueLoss(nn.Module, ABC):
             ),
         )
         total, nll = _ChunkedLoss.apply(hidden, table, targets, bias, weights, self.curve, settings)
-        if weights is None:
-            count = torch.tensor(float(targets.shape[0]), dtype=total.dtype, device=total.device)
-        else:
-            count = weights.sum().to(total.dtype)
-        return LossOutput(total, count, {"nll": nll})
+        return total, nll
+
+    def _fused(
+        self, hidden: Tensor, table: Tensor, targets: Tensor, bias: Tensor | None, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(sum of the loss, sum of -log p) by cut-cross-entropy."""
+        skip = self.ignore_rows
+        nll = fused_nll(hidden, table[skip:], targets - skip, None if bias is None else bias[skip:])  # [P]
+        flat = nll.detach().clamp_min(0)
+        value, slope = self.curve(flat)
+        scale = 1.0 if weights is None else weights.to(flat.dtype)
+        # Its value is the curve's, its gradient the slope times that of -log p.
+        each = value + slope * (nll - nll.detach())
+        return (each * scale).sum(), (flat * scale).sum()
 
     def extra_repr(self) -> str:
         """Settings shown by ``print(module)``."""
@@ -140,12 +165,17 @@ def check_inputs(
         raise InputError("weights must be constants; pass weights.detach()")
     if ignore_rows >= table.shape[0]:
         raise InputError(f"ignore_rows ({ignore_rows}) leaves no row of a table of {table.shape[0]}")
+    check_targets(targets, ignore_rows, table.shape[0])
+
+
+def check_targets(targets: Tensor, first: int, stop: int) -> None:
+    """Raise InputError where a target is no id of ``first .. stop - 1``."""
     if targets.numel():
         low, high = (int(x) for x in torch.stack(torch.aminmax(targets)).tolist())
-        if low < ignore_rows or high >= table.shape[0]:
-            bad = low if low < ignore_rows else high
-            why = "is a reserved id" if 0 <= bad < ignore_rows else "is out of range"
-            raise InputError(f"target {bad} {why}; targets must lie in {ignore_rows} .. {table.shape[0] - 1}")
+        if low < first or high >= stop:
+            bad = low if low < first else high
+            why = "is a reserved id" if 0 <= bad < first else "is out of range"
+            raise InputError(f"target {bad} {why}; targets must lie in {first} .. {stop - 1}")
 
 
 class _ChunkedLoss(torch.autograd.Function):

@@ -11,11 +11,11 @@ from recsys.losses.base import DEFAULT_CHUNK_SIZE, CatalogueLoss
 
 
 class Tversky(CatalogueLoss):
-    r"""``(1 - T)^gamma`` with T the soft Tversky index of each position's distribution and its one-hot target.
+    r"""``(1 - T)^exponent`` with T the soft Tversky index of each position's distribution and its one-hot target.
 
-    Salehi et al. 2017, "Tversky loss function for image segmentation", eq. 3; Abraham and Khan 2019, eq. 4, for
-    gamma. With probability p on the target, true positives are p, false positives ``sum_{c != t} p_c = 1 - p`` and
-    false negatives ``1 - p``, so that
+    Salehi et al. 2017, "Tversky loss function for image segmentation"; Abraham and Khan 2019 for the exponent. With
+    probability p on the target, true positives are p, false positives ``sum_{c != t} p_c = 1 - p`` and false
+    negatives ``1 - p``, so that
 
         T = p / (p + alpha (1 - p) + beta (1 - p)).
 
@@ -32,7 +32,7 @@ class Tversky(CatalogueLoss):
         self,
         alpha: float = 0.5,
         beta: float = 0.5,
-        gamma: float = 1.0,
+        exponent: float = 1.0,
         chunk_size: int = DEFAULT_CHUNK_SIZE,
         dtype: Literal["float32", "bfloat16"] = "float32",
         ignore_rows: int = 0,
@@ -40,9 +40,9 @@ class Tversky(CatalogueLoss):
         super().__init__(chunk_size, dtype, ignore_rows)
         if not (math.isfinite(alpha + beta) and alpha >= 0 and beta >= 0 and alpha + beta > 0):
             raise ConfigError(f"alpha ({alpha}) and beta ({beta}) must be at least 0 and not both 0")
-        if not (math.isfinite(gamma) and gamma >= 1):
-            raise ConfigError(f"gamma ({gamma}) must be a finite number of at least 1")
-        self.alpha, self.beta, self.gamma = alpha, beta, gamma
+        if not (math.isfinite(exponent) and exponent >= 1):
+            raise ConfigError(f"exponent ({exponent}) must be a finite number of at least 1")
+        self.alpha, self.beta, self.exponent = alpha, beta, exponent
 
     def curve(self, nll: Tensor) -> tuple[Tensor, Tensor]:
         """Tversky loss and its derivative by `nll`, both ``[n]``."""
@@ -51,8 +51,8 @@ class Tversky(CatalogueLoss):
         whole = p + errors * rest
         miss = errors * rest / whole  # 1 - T
         slope = errors * p / whole.square()
-        return miss**self.gamma, self.gamma * miss ** (self.gamma - 1) * slope
+        return miss**self.exponent, self.exponent * miss ** (self.exponent - 1) * slope
 
     def extra_repr(self) -> str:
         """Settings shown by ``print(module)``."""
-        return f"alpha={self.alpha}, beta={self.beta}, gamma={self.gamma}, {super().extra_repr()}"
+        return f"alpha={self.alpha}, beta={self.beta}, exponent={self.exponent}, {super().extra_repr()}"

@@ -1,4 +1,8 @@
-"""Encoders of real-valued inputs."""
+"""Encoders of real-valued inputs.
+
+Both end in a linear map, and a linear map follows them, the stream's projection. Given that one as `after`, they
+compose the two: one product a timestep instead of two, of the same value.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +22,16 @@ class ContinuousMLP(nn.Module):
         self.hidden = nn.Linear(num_columns, size)
         self.output = nn.Linear(size, size)
 
-    def forward(self, values: Tensor) -> Tensor:
-        """values ``[..., C]`` to ``[..., D]``."""
-        output: Tensor = self.output(functional.gelu(self.hidden(values)))
-        return output
+    def forward(self, values: Tensor, after: nn.Linear | None = None) -> Tensor:
+        """values ``[..., C]`` to ``[..., D]``, or to what `after` makes of that."""
+        hidden = functional.gelu(self.hidden(values))  # [..., D]
+        if after is None:
+            output: Tensor = self.output(hidden)
+            return output
+        if not _pays(hidden.shape[:-1].numel(), self.output.out_features):
+            both: Tensor = after(self.output(hidden))
+            return both
+        return functional.linear(hidden, after.weight @ self.output.weight, after(self.output.bias))
 
 
 class SoftOneHot(nn.Module):
@@ -43,8 +53,18 @@ class SoftOneHot(nn.Module):
         self.offset = nn.Parameter(-2.0 * centres.square().clone())
         self.table = nn.Parameter(torch.randn(num_columns, num_bins, size) * 0.02)
 
-    def forward(self, values: Tensor) -> Tensor:
-        """values ``[..., C]`` to ``[..., D]``."""
+    def forward(self, values: Tensor, after: nn.Linear | None = None) -> Tensor:
+        """values ``[..., C]`` to ``[..., D]``, or to what `after` makes of that."""
         scores = values.unsqueeze(-1) * self.slope + self.offset  # [..., C, K]
         weights = scores.softmax(-1)
-        return torch.einsum("...ck,ckd->...d", weights, self.table)
+        if after is None:
+            return torch.einsum("...ck,ckd->...d", weights, self.table)
+        if not _pays(weights.shape[:-2].numel(), self.table.shape[0] * self.table.shape[1]):
+            both: Tensor = after(torch.einsum("...ck,ckd->...d", weights, self.table))
+            return both
+        return torch.einsum("...ck,ckd->...d", weights, self.table @ after.weight.T) + after.bias
+
+
+def _pays(timesteps: int, rows: int) -> bool:
+    """Whether composing maps costs less than it saves: it takes the product of as many rows as the first map has."""
+    return not torch.compiler.is_compiling() and timesteps > rows

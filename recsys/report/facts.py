@@ -195,11 +195,12 @@ def facts_section(contents: Contents) -> Section:
     """Sizes, cost, seed, versions and the whole configuration."""
     config, history = contents.config, contents.history or {}
     backbone = config.model.backbone
+    heads = f"{backbone.num_heads} heads, " if backbone.knows("num_heads") and backbone.architecture is None else ""
     facts: dict[str, Cell] = {
         "Kind": Cell(config.kind),
         "Cleaning profile": Cell(config.profile or "none"),
         "Model": Cell(
-            f"{backbone.name}, {backbone.num_layers} layers, width {backbone.hidden_size}, {backbone.num_heads} heads, "
+            f"{backbone.name}, {backbone.num_layers} layers, width {backbone.hidden_size}, {heads}"
             f"newest {config.model.max_length} events, {config.model.inputs.fusion.replace('_', ' ')} fusion"
         ),
         "Loss": Cell(config.model.loss.name.replace("_", " ")),

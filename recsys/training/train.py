@@ -14,9 +14,9 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from recsys.build import attach_text, build_masking, build_model
+from recsys.build import attach_text, build_masking, build_model, load_pretrained, settle, validation_masking
 from recsys.config import RunConfig, TrainingConfig
-from recsys.data.collate import Collator
+from recsys.data.collate import Collator, Masking
 from recsys.data.dataset import SequenceDataset
 from recsys.errors import ConfigError, InputError, RunError
 from recsys.recommender import Recommender
@@ -69,6 +69,7 @@ def train(
         TrainingError: the loss is not finite; names step, rows and the last good checkpoint.
     """
     dataset, out = Path(dataset), Path(out)
+    config = config.model_copy(update={"model": settle(config.model)})
     schema, _ = attach_text(config.model.inputs, Schema.load(dataset / "schema.json"))
     run = RunDirectory(out)
     if resume and overwrite:
@@ -139,6 +140,7 @@ class Parts:
     data: SequenceDataset
     validation: SequenceDataset | None
     model: Recommender
+    masking: Masking
 
 
 def load_parts(dataset: Path, config: RunConfig) -> Parts:
@@ -148,15 +150,21 @@ def load_parts(dataset: Path, config: RunConfig) -> Parts:
     _precision(config.training.precision, torch.cuda.is_available())
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
-    data = SequenceDataset.load(dataset, "train")
+    times = config.model.backbone.needs_times
+    data = SequenceDataset.load(dataset, "train", times)
     if not (data.lengths >= 2).any():
         raise InputError(f"{dataset}: split 'train': no sequence has two events, so there is nothing to predict")
+    if int(data.items.max()) < data.schema.item().first_id:
+        raise InputError(f"{dataset}: split 'train': all items are unknown, so there is nothing to predict; fit on it")
     schema, vectors = attach_text(config.model.inputs, data.schema)
+    items = pl.read_parquet(dataset / "workflow" / "items.parquet")
+    masking = build_masking(config.model.masking, config.model.masked, data.schema.item(), items)
     torch.manual_seed(_seed_of(config))
-    model = build_model(config.model, schema, pl.read_parquet(dataset / "workflow" / "items.parquet"), vectors)
+    model = build_model(config.model, schema, items, vectors)
+    load_pretrained(model.backbone, config.model.backbone)
     if config.training.init_from is not None:
         start_from(model, Path(config.training.init_from), dataset)
-    return Parts(data, _validation_split(dataset), model)
+    return Parts(data, _validation_split(dataset, times), model, masking)
 
 
 def build_trainer(parts: Parts, config: RunConfig, run: RunDirectory) -> SequenceTrainer:
@@ -172,13 +180,14 @@ def build_trainer(parts: Parts, config: RunConfig, run: RunDirectory) -> Sequenc
     arguments.max_steps = plan.steps
     validator = None
     if validation is not None:
-        validator = Validator(validation, config.model.max_length, config.evaluation.batch_size)
+        scored = validation_masking(config.model.masking, parts.masking)
+        validator = Validator(validation, config.model.max_length, config.evaluation.batch_size, scored)
     trainer = SequenceTrainer(
         model,
         arguments,
         config=config.training,
         stream=stream,
-        collate=Collator(data, list(model.heads), build_masking(config.model.masking)),
+        collate=Collator(data, list(model.heads), parts.masking),
         plan=plan,
         validator=validator,
     )
@@ -224,11 +233,11 @@ def _stopped_early(checkpoint: Path, config: TrainingConfig, validated: bool) ->
     return evaluations_since_best(read_state(checkpoint)["log_history"], config.best_metric) >= config.patience
 
 
-def _validation_split(dataset: Path) -> SequenceDataset | None:
+def _validation_split(dataset: Path, times: bool) -> SequenceDataset | None:
     """The `val` split, None where it is missing or has no sequence of two events."""
     if not list((dataset / "val").glob("*.parquet")):
         return None
-    split = SequenceDataset.load(dataset, "val")
+    split = SequenceDataset.load(dataset, "val", times)
     return split if (split.lengths >= 2).any() else None
 
 

@@ -170,6 +170,7 @@ class SequenceTrainer(Trainer):
         """Add the item head's own loss and the cost so far to training records."""
         if "loss" in logs:
             logs["item_loss"] = self._mean_item_loss()
+            logs.update(self.model.backbone.pop_log())
             self._stop_clock()
             self._start_clock()
             logs.update(self.cost)

@@ -54,7 +54,7 @@ class Validator:
         for _, batch in iterate(collate, windows, self.batch_size):
             batch = batch.to(device)
             positions, targets = batch.labels(model.item)
-            states = model.predictive(model.inputs(batch.inputs), batch.lengths)  # [B, T, H]
+            states = model.predictive(model.inputs(batch.inputs), batch.lengths, batch.get("times"))  # [B, T, H]
             hidden = states.flatten(0, 1)[positions]  # [P, H]
             known = targets >= head.reserved
             loss = head.loss(hidden[known], targets[known], model.inputs.item_table())

@@ -55,6 +55,20 @@ def test_newest_windows_take_the_end_of_each_sequence(lengths, max_length):
 
 
 @given(ROWS, st.booleans(), st.integers(1, 9))
+def test_each_position_has_a_window_of_its_own_where_it_is_asked_for(rows, told, max_length):
+    data = dataset([length for length, _ in rows], [scored for _, scored in rows] if told else None)
+    windows = evaluation_windows(data, max_length, "each")
+    expected = [
+        (row, max(begin, begin + place - max_length), begin + place + 1, begin + place)
+        for row, (begin, (length, scored)) in enumerate(zip(data.offsets[:-1].tolist(), rows, strict=True))
+        for place in range(1, length)
+        if not told or place >= scored
+    ]
+    found = zip(windows.row, windows.start, windows.stop, windows.label_from, strict=True)
+    assert [tuple(int(n) for n in window) for window in found] == expected
+
+
+@given(ROWS, st.booleans(), st.integers(1, 9))
 def test_evaluation_scores_every_position_once_on_exactly_its_newest_events(rows, told, max_length):
     lengths = [length for length, _ in rows]
     data = dataset(lengths, [scored for _, scored in rows] if told else None)

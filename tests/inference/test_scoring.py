@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from recsys.data.dataset import SequenceDataset
 from recsys.inference import LoadedRun
-from recsys.inference.scoring import BLOCK, hidden_states, score_blocks, seen_items, top_k
+from recsys.inference.scoring import BLOCK, hidden_states, input_tables, score_blocks, seen_items, top_k
+from tests.data.sequences import select
 from tests.tiny_run import slow_scores
 
 
@@ -47,6 +48,22 @@ def test_blocks_cover_every_position_once(run: LoadedRun, monkeypatch: pytest.Mo
         pieces = list(score_blocks(run.model, hidden))
     assert [len(s) for _, s in pieces] == [4, 4, 3] and BLOCK > 1000
     torch.testing.assert_close(torch.cat([s for _, s in pieces]), whole)
+
+
+def test_finished_input_tables_change_nothing(run: LoadedRun, dataset: SequenceDataset) -> None:
+    length = np.minimum(dataset.lengths, run.max_length)
+    start = dataset.offsets[1:] - length
+    valid = torch.arange(int(length.max())) < torch.from_numpy(length)[:, None]
+    with torch.no_grad():
+        tables = input_tables(run.model, dataset)
+        assert tables is not None
+        with_tables = hidden_states(run.model, dataset, start, length, tables)
+        without = hidden_states(run.model, dataset, start, length)
+    torch.testing.assert_close(with_tables[valid], without[valid], atol=1e-5, rtol=1e-4)
+
+
+def test_tables_are_left_out_where_they_cost_more(run: LoadedRun, dataset: SequenceDataset) -> None:
+    assert input_tables(run.model, select(dataset, [int(np.argmin(dataset.lengths))])) is None
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,5 +1,6 @@
 """Encoders of numbers against their formulas."""
 
+import pytest
 import torch
 
 from recsys.nn.continuous import ContinuousMLP, SoftOneHot
@@ -29,3 +30,28 @@ def test_mlp_reads_every_column():
     values = torch.randn(2, 3, requires_grad=True)
     encoder(values).sum().backward()
     assert (values.grad.abs() > 0).all()
+
+
+@pytest.mark.parametrize("timesteps", [5, 300])
+@pytest.mark.parametrize("kind", [ContinuousMLP, SoftOneHot])
+def test_composed_with_the_next_map_it_gives_the_same(kind, timesteps):
+    """Few timesteps go through both maps, many through their product."""
+    torch.manual_seed(0)
+    encoder, after = kind(2, 16).double(), torch.nn.Linear(16, 6).double()
+    values = torch.randn(timesteps, 2, dtype=torch.float64)
+    ours, plain = encoder(values, after), after(encoder(values))
+    torch.testing.assert_close(ours, plain)
+    probe, wanted = torch.randn_like(plain), [*encoder.parameters(), *after.parameters()]
+    found = torch.autograd.grad((ours * probe).sum(), wanted)
+    for mine, theirs in zip(found, torch.autograd.grad((plain * probe).sum(), wanted), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_many_timesteps_go_through_one_map():
+    encoder, after = ContinuousMLP(2, 16), torch.nn.Linear(16, 6)
+    rows = []
+    encoder.output.register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
+    encoder(torch.randn(300, 2), after)
+    assert rows == []
+    encoder(torch.randn(5, 2), after)
+    assert rows == [5]

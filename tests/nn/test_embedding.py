@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recsys.nn.embedding import PretrainedTable, id_embedding
+from recsys.nn.embedding import ItemBags, PretrainedTable, id_embedding, start_from_vectors
 
 
 def test_padding_is_zero_and_gets_no_gradient():
@@ -22,3 +22,48 @@ def test_a_pretrained_table_is_frozen_saved_and_looked_up():
     assert list(table.state_dict()) == ["table"]
     with pytest.raises(ValueError, match=r"\[items, width\], got \[4\]"):
         PretrainedTable(torch.zeros(4))
+
+
+def test_a_bag_is_the_mean_of_its_values():
+    torch.manual_seed(0)
+    bags = torch.tensor([[3, 4, 0], [5, 0, 0], [0, 0, 0]])
+    module = ItemBags(bags, 6, 4)
+    weight = module.values.table.weight
+    expected = torch.stack([weight[5], (weight[3] + weight[4]) / 2, torch.zeros(4)])
+    torch.testing.assert_close(module(torch.tensor([1, 0, 2])), expected)
+    assert "bags" in module.state_dict()
+
+
+def test_a_projected_table_is_frozen_and_its_map_learns():
+    torch.manual_seed(0)
+    values = torch.randn(4, 6)
+    table = PretrainedTable(values, 2)
+    found = table(torch.tensor([3, 1]))
+    torch.testing.assert_close(found, values[[3, 1]] @ table.reduce.weight.T)
+    assert [name for name, _ in table.named_parameters()] == ["reduce.weight"]
+
+
+def test_an_embedding_starts_from_the_vectors_principal_components():
+    torch.manual_seed(0)
+    vectors = torch.randn(40, 3).double() @ torch.randn(3, 12).double()  # of rank 3
+    vectors[:3] = 0
+    vectors[7] = 0  # an item without text
+    table = id_embedding(40, 8)
+    before = table.weight.detach().clone()
+    start_from_vectors(table, vectors.float(), 3)
+    after, known = table.weight.detach(), [i for i in range(3, 40) if i != 7]
+    assert (after[[0, 1, 2, 7]] == before[[0, 1, 2, 7]]).all()
+    assert (after[:, 3:] == before[:, 3:]).all()
+    assert float(after[known, :3].square().mean().sqrt()) == pytest.approx(0.02, rel=1e-4)
+    far, near = (
+        torch.cdist(vectors[known], vectors[known]),
+        torch.cdist(after[known, :3].double(), after[known, :3].double()),
+    )
+    torch.testing.assert_close(near / near.max(), far / far.max(), rtol=1e-3, atol=1e-4)  # distances are kept
+
+
+def test_zeros_start_nothing():
+    table = id_embedding(5, 3)
+    before = table.weight.detach().clone()
+    start_from_vectors(table, torch.zeros(5, 4), 3)
+    assert (table.weight == before).all()

@@ -56,6 +56,13 @@ def test_every_so_manieth_batch_can_be_taken(data, start, step, batch_events):
     assert as_lists(islice(stream.from_batch(start, step), len(expected))) == expected
 
 
+def test_every_batch_of_the_stream_draws_for_itself(data):
+    stream = stream_of(data)
+    draws = [windows.draw for windows in islice(stream.from_batch(0), 60)]
+    assert len(set(draws)) == 60
+    assert [windows.draw for windows in islice(stream.from_batch(7, 2), 20)] == draws[7:47:2]
+
+
 @pytest.mark.parametrize("settings", [{}, {"batch_events": 20}, {"windows": "newest"}])
 def test_batches_are_counted_without_making_them(data, settings):
     stream = stream_of(data, **settings)

@@ -10,7 +10,7 @@ from recsys.build import build_masking, build_model
 from recsys.data.collate import Collator
 from recsys.data.dataset import SequenceDataset, Windows
 from recsys.data.windows import epoch_batches, training_windows
-from recsys.errors import RunError
+from recsys.errors import RunError, TrainingError
 from recsys.run_directory import RunDirectory
 from recsys.training.batches import BatchStream
 from recsys.training.train import build_trainer, load_parts
@@ -53,7 +53,9 @@ def test_accumulated_parts_are_the_batch(dataset, tmp_path):
         if name == "inputs.fusion.qkv.bias":
             # Softmax does not feel a shift of all keys: that gradient is rounding noise, which Adam blows up.
             ours, theirs = (bias.view(3, -1)[[0, 2]] for bias in (ours, theirs))
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+        # Parts are padded otherwise than their batch, so sums are rounded otherwise, which Adam blows up to 2.6e-5 on
+        # one weight of 256 (a mean of means differs by 6e-2).
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=5e-5, msg=lambda m, name=name: f"{name}: {m}")
     left, right = ([r["loss"] for r in t.state.log_history if "loss" in r] for t in (whole, parts))
     assert left == pytest.approx(right, rel=1e-5)
     assert whole.cost["label_positions"] == parts.cost["label_positions"]
@@ -131,3 +133,16 @@ def test_weights_that_do_not_fit_or_read_are_refused(tmp_path):
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(RunError, match="not readable as weights"):
         load_weights(nn.Linear(2, 3), file)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(dataset, tmp_path):
+    """A finite loss may have a gradient that is not; the checkpoint that is named still is good."""
+    config = without_dropout(max_steps=12, save_steps=4)
+    trainer = build_trainer(load_parts(dataset, config), config, RunDirectory(tmp_path))
+    weight = trainer.model.heads["item_id"].weight
+    weight.register_hook(lambda grad: grad * float("nan") if trainer.state.global_step == 6 else grad)
+    rows = r"\[\d+(, \d+)*\]"
+    expected = rf"^step 7: gradient norm is nan on dataset rows {rows}; lower .* \(last good checkpoint: .*-4\)$"
+    with pytest.raises(TrainingError, match=expected):
+        trainer.train()
+    assert torch.isfinite(weight).all()

@@ -8,6 +8,7 @@ from torch.nn import functional
 from recsys.build import build_model
 from recsys.data.batch import Batch
 from recsys.data.dataset import SequenceDataset
+from recsys.nn.masking import final_value
 from recsys.training.validation import Validator, pessimistic_ranks
 from tests.training.conftest import item_table, schema, sequences, tiny_config
 
@@ -71,6 +72,24 @@ def test_figures_are_those_of_each_position_on_its_own(model, data, told):
     assert figures["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     assert figures["recall@10"] == pytest.approx(np.mean(hits))
     assert figures["ndcg@10"] == pytest.approx(np.mean(gains))
+
+
+@torch.no_grad()
+def test_another_masking_gives_other_targets(model, data):
+    """Under `final_value` every position of a first window is scored against the window's last event."""
+    model.eval()
+    hits = []
+    for row in range(len(data)):
+        begin, end = data.offsets[row], min(data.offsets[row + 1], data.offsets[row] + LENGTH + 1)
+        for at in range(begin + 1, end):
+            inputs = {f"inputs.{n}": torch.tensor(v[begin:at])[None] for n, v in data.columns.items()}
+            inputs["inputs.item_id"] = inputs["inputs.item_id"].long()
+            hidden = model.hidden(Batch({**inputs, "lengths": torch.tensor([at - begin])}))[0, -1]
+            scores = model.heads["item_id"].weight @ hidden
+            target = int(data.items[end - 1])
+            hits.append(target >= 3 and int((scores[3:] >= scores[target]).sum()) <= 10)
+    figures = Validator(data, LENGTH, batch_size=4, masking=final_value)(model)
+    assert figures["recall@10"] == pytest.approx(np.mean(hits))
 
 
 @torch.no_grad()

@@ -8,13 +8,15 @@ M is the number of timesteps, N of streams, U of distinct values of a stream, D 
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 
-class Stream(NamedTuple):
+@dataclass(frozen=True)
+class Stream:
     """Values ``[U, D]`` and each timestep's row ``[M]``; index None: values are ``[M, D]``, one a timestep."""
 
     values: Tensor
@@ -48,6 +50,16 @@ def gather_sum(streams: Sequence[Stream]) -> Tensor:
     for stream in streams[1:]:
         total = total + gather(stream)
     return total
+
+
+def stack_rows(*weights: Tensor) -> Tensor:
+    """Linear maps ``[R_k, D]`` one below the other as one map ``[W, D]``, or their biases ``[R_k]`` as ``[W]``.
+
+    Zeros fill up W to a multiple of 16: with another number of columns a product in single precision takes a quarter
+    longer on a CPU.
+    """
+    missing = -sum(len(w) for w in weights) % 16
+    return torch.cat((*weights, weights[0].new_zeros((missing, *weights[0].shape[1:]))))
 
 
 def require_streams(name: str, found: int, least: int) -> None:

@@ -41,14 +41,19 @@ class CrossAttentionFusion(Fusion):
 
     def mix(self, streams: Sequence[Stream]) -> Tensor:
         """Prepared streams with index ``[M]`` to ``[M, D]``."""
-        fused: Tensor = self.output(mix_in_chunks(self._attend, streams, []))
+        item, *others = streams
+        query, pair = item.values.tensor_split([item.values.shape[-1] // 3], dim=-1)  # [U, D], [U, 2D]
+        groups = [[Stream(query, item.index)], [Stream(pair, item.index), *others]]
+        fused: Tensor = self.output(mix_in_chunks(self._attend, groups))
         return fused
 
-    def _attend(self, parts: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
-        """The heads' contexts ``[m, D]`` of m timesteps, from ``[m, 3D]`` of the item and ``[m, 2D]`` of the others."""
-        size = parts[0].shape[-1] // 3
-        query = parts[0][:, :size].unflatten(-1, (self.num_heads, 1, -1))  # [m, h, 1, D/h]
-        pairs = torch.stack([p[:, -2 * size :].unflatten(-1, (2, self.num_heads, -1)) for p in parts])
-        key, value = pairs.permute(2, 1, 3, 0, 4).unbind(0)  # each [m, h, N, D/h]
-        weights = (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(-1)  # [m, h, 1, N]
-        return (weights @ value).flatten(1)  # [m, D]
+    def _attend(self, query: Tensor, pairs: Tensor) -> Tensor:
+        """The heads' contexts ``[m, D]`` of m timesteps: query ``[1, m, D]``, key and value ``[N, m, 2D]``."""
+        heads, width = self.num_heads, query.shape[-1] // self.num_heads
+        queries = query.transpose(0, 1).split(width, dim=-1)  # h of [m, 1, D/h]
+        parts = pairs.transpose(0, 1).split(width, dim=-1)  # 2h of [m, N, D/h]
+        contexts = []
+        for query, key, value in zip(queries, parts[:heads], parts[heads:], strict=True):
+            weights = (query @ key.transpose(1, 2) / math.sqrt(width)).softmax(-1)  # [m, 1, N]
+            contexts.append(weights @ value)
+        return torch.cat(contexts, dim=-1).squeeze(1)

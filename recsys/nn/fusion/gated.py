@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recsys.nn.fusion.base import Fusion, Stream
+from recsys.nn.fusion.base import Fusion, Stream, stack_rows
 from recsys.nn.fusion.chunks import mix_in_chunks
 
 
@@ -35,15 +35,18 @@ class GatedFusion(Fusion):
         self.bias = nn.Parameter(torch.zeros(num_streams))
 
     def prepare(self, place: int, values: Tensor) -> Tensor:
-        """values ``[U, D]`` to ``V_k f_k`` and ``G_k f_k`` side by side, ``[U, D + N]``."""
-        return functional.linear(values, torch.cat((self.value[place], self.gate[place])))
+        """values ``[U, D]`` to ``V_k f_k`` and ``G_k f_k`` side by side, ``[U, W]``."""
+        return functional.linear(values, stack_rows(self.value[place], self.gate[place]))
 
     def mix(self, streams: Sequence[Stream]) -> Tensor:
-        """N streams ``[U, D + N]`` with index ``[M]`` to ``[M, D]``."""
-        return mix_in_chunks(self._weigh, streams, [self.bias])
+        """N prepared streams ``[U, W]`` with index ``[M]`` to ``[M, D]``."""
+        return mix_in_chunks(self._weigh, [streams], [self.bias])
 
-    def _weigh(self, parts: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
-        """N prepared streams ``[m, D + N]`` to their weighted sum ``[m, D]``."""
-        both = torch.stack(list(parts), dim=1)  # [m, N, D + N]
-        gates = (both[..., -len(parts) :].sum(1) + shared[0]).softmax(-1)  # [m, N]
-        return (gates.unsqueeze(1) @ both[..., : -len(parts)]).squeeze(1)  # [m, D]
+    def _weigh(self, streams: Tensor, bias: Tensor) -> Tensor:
+        """Prepared streams ``[N, m, W]`` to their weighted sum ``[m, D]``."""
+        size, count = self.value.shape[-1], len(streams)
+        value, shares, _ = streams.split(
+            [size, count, streams.shape[-1] - size - count], dim=-1
+        )  # [N, m, D], [N, m, N]
+        gates = (shares.sum(0) + bias).softmax(-1)  # [m, N]
+        return (gates.unsqueeze(1) @ value.transpose(0, 1)).squeeze(1)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from recsys.nn.fusion.base import Fusion, Stream
+from recsys.nn.fusion.base import Fusion, Stream, stack_rows
 from recsys.nn.fusion.chunks import mix_in_chunks
 
 
@@ -42,24 +43,33 @@ class SelfAttentionFusion(Fusion):
         self.query = nn.Parameter(torch.randn(size) / math.sqrt(size))
 
     def prepare(self, place: int, values: Tensor) -> Tensor:
-        """values ``[U, D]`` to query, key and value ``[U, 3D]``."""
-        prepared: Tensor = self.qkv(values)
-        return prepared
+        """values ``[U, D]`` to query, key, value and each head's ``v . u`` side by side, ``[U, W]``."""
+        size = values.shape[-1]
+        towards = (self.query @ self.output.weight).view(self.num_heads, 1, -1)  # u, [h, 1, D/h]
+        value_weight = self.qkv.weight[2 * size :].view(self.num_heads, -1, size)  # [h, D/h, D]
+        weight = stack_rows(self.qkv.weight, (towards @ value_weight).squeeze(1))  # [W, D]
+        value_bias = self.qkv.bias[2 * size :].view(self.num_heads, -1, 1)  # [h, D/h, 1]
+        bias = stack_rows(self.qkv.bias, (towards @ value_bias).flatten())  # [W]
+        return functional.linear(values, weight, bias)
 
     def mix(self, streams: Sequence[Stream]) -> Tensor:
-        """N streams ``[U, 3D]`` with index ``[M]`` to ``[M, D]``."""
-        pooled = mix_in_chunks(self._pool, streams, [self.query @ self.output.weight])  # [M, D]
-        fused: Tensor = self.output(pooled)
+        """N prepared streams ``[U, W]`` with index ``[M]`` to ``[M, D]``."""
+        fused: Tensor = self.output(mix_in_chunks(self._pool, [streams]))
         return fused
 
-    def _pool(self, parts: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
-        """Pooled contexts ``[m, D]`` of m timesteps: query, key and value ``[m, 3D]`` of each stream, ``W_o^T q``."""
-        heads = torch.stack([p.unflatten(-1, (3, self.num_heads, -1)) for p in parts])  # [N, m, 3, h, D/h]
-        query, key, value = heads.permute(2, 1, 3, 0, 4).unbind(0)  # each [m, h, N, D/h]
-        # Written out, since for a handful of streams this is faster than the fused kernels for long sequences.
-        weights = (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(-1)  # [m, h, N, N]
-        towards = value @ shared[0].view(self.num_heads, -1, 1)  # v_j . u, [m, h, N, 1]
-        size = self.num_heads * query.shape[-1]
-        scores = (weights @ towards).sum(1).squeeze(-1) / math.sqrt(size)  # [m, N]
-        share = scores.softmax(-1)[:, None, None] @ weights  # of each value in the result, [m, h, 1, N]
-        return (share @ value).flatten(1)  # [m, D]
+    def _pool(self, streams: Tensor) -> Tensor:
+        """Prepared streams ``[N, m, W]`` of m timesteps to their pooled contexts ``[m, D]``."""
+        heads = self.num_heads
+        width = len(self.query) // heads  # D/h
+        # A head at a time: its slices need no copy. Written out, since for a handful of streams this is faster than
+        # the fused kernels for long sequences.
+        rest = streams.shape[-1] - 3 * len(self.query) - heads
+        columns = [width] * (2 * heads) + [len(self.query), heads, rest]
+        *parts, value, towards, _ = streams.transpose(0, 1).split(columns, dim=-1)  # 2h of [m, N, D/h], [m, N, D]
+        weights = torch.stack([parts[h] @ parts[heads + h].transpose(1, 2) for h in range(heads)], dim=1)
+        weights = (weights / math.sqrt(width)).softmax(-1)  # w, [m, h, N, N]
+        # Products of so few numbers cost less element by element than as many small matrix products.
+        scores = (weights * towards.transpose(1, 2).unsqueeze(2)).sum((1, 3))  # c_i . u, [m, N]
+        pooling = (scores / math.sqrt(heads * width)).softmax(-1)  # a, [m, N]
+        shares = (pooling[:, None, :, None] * weights).sum(2)  # of each value in the result, [m, h, N]
+        return (shares.transpose(1, 2).unsqueeze(-1) * value.unflatten(-1, (heads, width))).sum(1).flatten(1)

@@ -1,0 +1,144 @@
+"""Configuration to inputs: every choice builds what it names, and what cannot be built is refused in a line."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from recsys.build import attach_text, build_model
+from recsys.config import ModelConfig, parse
+from recsys.errors import ConfigError, InputError
+from recsys.inputs import SequenceInputs
+from recsys.nn import fusion
+from recsys.nn.time import cyclic_table
+from recsys.schema import Column, Kind, Schema, Scope, Tag
+from tests.data.models import TINY
+from tests.data.sequences import make_items, make_schema
+
+
+def build(
+    schema: Schema | None = None, items: pl.DataFrame | None = None, pretrained=None, **changes
+) -> SequenceInputs:
+    config = parse(ModelConfig, {**TINY, "inputs": {**TINY["inputs"], **changes}}, "test")
+    torch.manual_seed(0)
+    given = make_items() if items is None else items
+    return build_model(config, schema or make_schema(), given, pretrained).inputs
+
+
+def with_column(**values) -> Schema:
+    return Schema(columns=[*make_schema().columns, Column(**values)])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("self_attention", fusion.SelfAttentionFusion),
+        ("cross_attention", fusion.CrossAttentionFusion),
+        ("gated", fusion.GatedFusion),
+        ("item_product", fusion.ItemProductFusion),
+        ("concatenation", fusion.ConcatenationFusion),
+        ("sum", fusion.SumFusion),
+    ],
+)
+def test_fusions_by_name(name, kind):
+    inputs = build(fusion=name, fusion_heads=8)
+    assert type(inputs.fusion) is kind
+    assert getattr(inputs.fusion, "num_heads", 8) == 8
+    columns = {"item_id": torch.tensor([[3, 4]]), "cat": torch.tensor([[3, 3]])}
+    columns |= {"timestamp_interval": torch.zeros(1, 2), "merge_count": torch.zeros(1, 2)}
+    assert inputs(columns).shape == (1, 2, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fusion": "gatd"}, "inputs.fusion: 'gatd'"),
+        ({"fusion": "item_product", "streams": []}, "item_product needs a second stream"),
+        ({"fusion_size": 18, "fusion_heads": 4}, r"fusion_heads \(4\) must divide fusion_size \(18\); try 3"),
+        ({"gaps": {"merge_coun": {}}}, "no number 'merge_coun' .did you mean 'merge_count'"),
+        ({"gaps": {"cat": {}}}, "no number 'cat'"),
+        ({"gaps": {"merge_count": {"longest": 0}}}, "greater than 0"),
+        ({"gaps": {"merge_count": {"bucket": 3}}}, "unknown key 'inputs.gaps.merge_count.bucket'"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        build(**changes)
+
+
+def test_a_gap_leaves_the_numbers_and_becomes_a_stream():
+    inputs = build(gaps={"timestamp_interval": {"buckets": 5, "longest": 9.0, "scale": "sqrt"}})
+    assert inputs.event_continuous == ["merge_count"]
+    gap = inputs.gaps["timestamp_interval"]
+    assert (gap.num_buckets, gap.longest, gap.scale) == (5, 9.0, "sqrt")
+    assert len(inputs.projections) == 5
+
+
+def test_hours_are_embedded_or_put_on_a_circle():
+    schema = with_column(name="hour", kind=Kind.CATEGORICAL, cardinality=27)
+    assert build(schema).embeddings["hour"].weight.shape == (27, 8)
+    circle = build(schema, clock="sin_cos").embeddings["hour"]
+    torch.testing.assert_close(circle.table, cyclic_table(27, 3))
+    assert not list(circle.parameters())
+
+
+def test_context_is_added_behind_the_fusion():
+    schema = with_column(name="shop", kind=Kind.CATEGORICAL, cardinality=6, tags=[Tag.CONTEXT])
+    inputs = build(schema).eval()
+    assert "shop" not in inputs.projections
+    columns = {"item_id": torch.tensor([[3, 4]]), "cat": torch.tensor([[3, 3]]), "shop": torch.tensor([[4, 4]])}
+    columns |= {"timestamp_interval": torch.zeros(1, 2), "merge_count": torch.zeros(1, 2)}
+    before = inputs(columns)
+    torch.nn.init.ones_(inputs.context.tables["shop"].weight)
+    torch.testing.assert_close(inputs(columns), before + 1)
+
+
+def test_a_list_of_values_an_item_is_a_bag():
+    schema = with_column(name="genres", kind=Kind.CATEGORICAL, scope=Scope.ITEM, cardinality=6)
+    lists = [None, [], [], [3, 4], [5], *[[3]] * 10]
+    items = make_items().with_columns(pl.Series("genres", lists, dtype=pl.List(pl.Int32)))
+    inputs = build(schema, items)
+    assert inputs.item_bags["genres"].bags[:5].tolist() == [[0, 0], [0, 0], [0, 0], [3, 4], [5, 0]]
+    assert inputs.item_attributes == ["classification"]
+
+
+def text_table() -> torch.Tensor:
+    table = torch.from_numpy(np.random.default_rng(0).normal(size=(15, 6))).float()
+    table[:3] = 0
+    return table
+
+
+def test_a_text_table_is_projected():
+    inputs = build(pretrained=text_table(), text_use="projected")
+    assert inputs.pretrained.reduce.weight.shape == (8, 6)
+    assert inputs.projections["pretrained"].linear.in_features == 8
+
+
+def test_a_text_table_is_the_items_first_embedding():
+    inputs, without = build(pretrained=text_table(), text_use="initialiser"), build()
+    assert inputs.pretrained is None
+    assert list(inputs.state_dict()) == list(without.state_dict())
+    ours, drawn = inputs.item_table().detach(), without.item_table().detach()
+    assert (ours[:3] == drawn[:3]).all()
+    near, far = (torch.cdist(x[3:].double(), x[3:].double()) for x in (ours[:, :6], text_table()))
+    torch.testing.assert_close(near / near.max(), far / far.max(), rtol=1e-3, atol=1e-4)
+    assert (ours[:, 6:] == drawn[:, 6:]).all()
+
+
+@pytest.mark.parametrize("use", ["frozen", "projected", "initialiser"])
+def test_saved_weights_fit_a_model_built_without_the_table(use, tmp_path):
+    np.save(tmp_path / "text.npy", text_table().numpy())
+    inputs = {**TINY["inputs"], "text_table": str(tmp_path / "text.npy"), "text_use": use}
+    config = parse(ModelConfig, {**TINY, "inputs": inputs}, "test")
+    schema, vectors = attach_text(config.inputs, make_schema())
+    model, again = build_model(config, schema, make_items(), vectors), build_model(config, schema, make_items())
+    again.load_state_dict(model.state_dict())
+    for name, tensor in model.state_dict().items():
+        assert (again.state_dict()[name] == tensor).all(), name
+
+
+def test_a_table_of_another_size_of_vocabulary_is_refused(tmp_path):
+    np.save(tmp_path / "text.npy", text_table()[:14].numpy())
+    config = parse(ModelConfig, {"inputs": {"text_table": str(tmp_path / "text.npy")}}, "test")
+    with pytest.raises(InputError, match="has 14 rows, the vocabulary has 15 ids"):
+        attach_text(config.inputs, make_schema())
