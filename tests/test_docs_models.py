@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from recsys.config import BackboneConfig, MaskedConfig, ModelConfig, parse
+from recsys.config import BackboneConfig, InputsConfig, MaskedConfig, ModelConfig, parse
 from recsys.nn.masking import RULES, fitting, reads
 from tests.backbones.cases import make
 from tests.readme import ROOT, blocks
@@ -21,6 +21,11 @@ def table(head: str) -> dict[str, list[str]]:
     (text,) = re.findall(rf"^\| {re.escape(head)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGE, flags=re.MULTILINE)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     return {row[0].strip("`"): row[1:] for row in rows}
+
+
+def test_the_table_of_fusions_names_them_all() -> None:
+    names = set(get_args(InputsConfig.model_fields["fusion"].annotation))
+    assert {name.split("`")[0] for name in table("fusion | matrix products a timestep")} == names
 
 
 def test_the_table_of_maskings_is_the_rules() -> None:
