@@ -1,7 +1,7 @@
 """What the training recipes share: flags that stand for settings, and a run from a sequence dataset to figures."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -28,8 +28,11 @@ FLAGS = {  # what a flag sets
 }
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Data, output, configuration, and a flag for every choice that the document compares."""
+def parse_arguments(name: str, text: str | None, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line of the recipe `name`, whose help is `text`: a flag for every choice that is compared."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m model.{name}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="sequence dataset from `recsys preprocess`")
     parser.add_argument("--out", type=Path, required=True, help="run directory to write")
     parser.add_argument("--config", "--config-path", type=Path, help="YAML of a run (default: all defaults)")
@@ -42,6 +45,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override any other setting")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of --out")
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
+    return parser.parse_args(arguments)
 
 
 def choices(key: str) -> list[str]:

@@ -6,7 +6,6 @@ example:
   python -m model.train_eval_baseline_models --data out/dataset --out out/baseline --config configs/vectorworks.yaml
 """
 
-import argparse
 from collections.abc import Sequence
 
 from model import recipe
@@ -21,21 +20,10 @@ BASELINE = {
 }
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m model.train_eval_baseline_models",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    recipe.add_flags(parser)
-    return parser.parse_args(arguments)
-
-
 @command_line
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run it and print the figures."""
-    recipe.main(parse_arguments(arguments), BASELINE)
+    recipe.main(recipe.parse_arguments("train_eval_baseline_models", __doc__, arguments), BASELINE)
 
 
 if __name__ == "__main__":
