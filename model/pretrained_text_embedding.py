@@ -135,9 +135,17 @@ def item_values(fitted: Workflow, cleaning: Path) -> dict[str, list[str | None]]
         values: list[Any] = items[column.name].to_list()
         if column.kind is Kind.CATEGORICAL:
             decoded = fitted.vocabulary(column.name).decode()
-            values = [None if value is None else decoded[value] for value in values]
+            values = [_named(value, decoded) for value in values]
         found.setdefault(column.name, [None if value is None else str(value) for value in values])
     return found
+
+
+def _named(value: int | list[int] | None, names: Sequence[str | None]) -> str | None:
+    """The name of an id, or the names of several; None where there is none."""
+    if value is None:
+        return None
+    ids = value if isinstance(value, list) else [value]
+    return ", ".join(name for name in (names[i] for i in ids) if name is not None) or None
 
 
 def compile_template(template: str, fields: Sequence[str]) -> Callable[[Values], str]:

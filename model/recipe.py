@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from model import dry_run
 from recsys.config import BackboneConfig, LossConfig, RunConfig, override, parse, read_yaml
 from recsys.errors import ConfigError, nearest
 from recsys.run_directory import RunDirectory
@@ -34,18 +35,26 @@ def parse_arguments(name: str, text: str | None, arguments: Sequence[str] | None
         prog=f"python -m model.{name}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="sequence dataset from `recsys preprocess`")
-    parser.add_argument("--out", type=Path, required=True, help="run directory to write")
+    parser.add_argument("--out", type=Path, help="run directory to write")
     parser.add_argument("--config", "--config-path", type=Path, help="YAML of a run (default: all defaults)")
     for flag, key in FLAGS.items():
         names = choices(key)
-        given: dict[str, Any] = {"choices": names} if names else {"type": float if flag != "seed" else int}
-        parser.add_argument(f"--{flag}", help=f"{key} (default: as --config says)", **given)
+        options: dict[str, Any] = {"choices": names} if names else {"type": float if flag != "seed" else int}
+        parser.add_argument(f"--{flag}", help=f"{key} (default: as --config says)", **options)
+    parser.add_argument("--pretrained", help="folder or hub name of the backbone's weights, whose shape it then has")
     parser.add_argument("--no-text", action="store_true", help="leave the text stream out")
     parser.add_argument("--no-auxiliary", action="store_true", help="predict the item alone")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override any other setting")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of --out")
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
-    return parser.parse_args(arguments)
+    parser.add_argument("--dry-run", action="store_true", help="print the plan of memory, write nothing and stop")
+    parser.add_argument("--card", help="whether the plan fits: 24GiB, or a name as A100-80GB (with --dry-run)")
+    given = parser.parse_args(arguments)
+    if given.out is None and not given.dry_run:
+        parser.error("the following arguments are required: --out")
+    if given.card is not None and not given.dry_run:
+        parser.error("--card goes with --dry-run")
+    return given
 
 
 def choices(key: str) -> list[str]:
@@ -64,6 +73,8 @@ def configuration(given: argparse.Namespace, defaults: Mapping[str, Any] | None 
         value = getattr(given, flag.replace("-", "_"))
         if value is not None:
             changes[key] = value
+    if given.pretrained is not None:
+        changes |= {"model.backbone.pretrained": given.pretrained, "model.backbone.architecture": None}
     if given.no_text:
         changes |= {"model.inputs.text_table": None}
     if given.no_auxiliary:
@@ -124,6 +135,9 @@ def count_parameters(directory: RunDirectory) -> int:
 def main(given: argparse.Namespace, defaults: Mapping[str, Any] | None = None) -> None:
     """Run what the flags say and print the figures beside the baselines'."""
     config = configuration(given, defaults)
+    if given.dry_run:
+        dry_run.show(given.data, config, given.card)
+        return
     directory, evaluation = run(given.data, config, given.out, resume=given.resume, overwrite=given.overwrite)
     print(evaluation)
     seconds = directory.read_json(directory.history_file)["cpu_seconds"]

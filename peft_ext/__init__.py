@@ -1,4 +1,9 @@
-"""Adaptation of a built model: LoRA and QLoRA (`adapt.py`), and merging them back (`merge.py`).
+"""Adaptation of a pretrained model: LoRA, DoRA and QLoRA (`adapt.py`, `quantise.py`), merged back by `merge.py`.
 
-`adapt.py` never imports `recsys`; `recsys.build` calls it when a configuration asks for it.
+`adapt.py` and `quantise.py` never import `recsys`; `recsys.build` calls them when a configuration asks for it.
 """
+
+import logging
+
+# It names kernels that it would fetch as soon as it is imported, by `transformers.Trainer` among others.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -36,6 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_recommend(commands)
+    _add_export(commands)
+    _add_verify(commands)
     _add_report(commands)
     return parser
 
@@ -244,6 +246,47 @@ def _recommend(options: argparse.Namespace) -> None:
         write = lists.write_parquet if options.out.suffix == ".parquet" else lists.write_csv
         write(work)
     print(f"{options.out}: {lists['session_id'].n_unique()} sessions")
+
+
+def _add_export(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "export",
+        "Write a run as a bundle that servers answer from (needs the extra 'serve').",
+        "recsys export --run out/run --out out/bundle",
+        _export,
+    )
+    parser.add_argument("--run", type=Path, required=True, help="run directory")
+    parser.add_argument("--out", type=Path, required=True, help="bundle to write")
+    parser.add_argument("--int8", action="store_true", help="weights in 8 bits; says what that changes")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out if it is a bundle")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from recsys.export import export
+
+    for line in export(options.run, options.out, int8=options.int8, overwrite=options.overwrite).lines():
+        print(line)
+
+
+def _add_verify(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "verify",
+        "Check a bundle's hashes and replay its golden requests (needs onnxruntime).",
+        "recsys verify out/bundle",
+        _verify,
+    )
+    parser.add_argument("bundle", type=Path, help="folder that `recsys export` wrote")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from recsys.serving import require_onnxruntime
+
+    require_onnxruntime()
+    from recsys.serving.verify import verify
+
+    print(verify(options.bundle).line(options.bundle))
 
 
 def _add_report(commands: Commands) -> None:

@@ -12,6 +12,7 @@ from recsys.errors import ConfigError
 from recsys.losses import CrossEntropy, InfoNCE, LossOutput, SampledLoss
 from recsys.losses.base import check_targets
 from recsys.losses.negatives import Sampler
+from recsys.nn.dropout import Dropout
 
 CatalogueLossFunction = Callable[..., LossOutput]
 
@@ -34,6 +35,7 @@ class CatalogueHead(nn.Module):
             `SampledLoss`.
         bias: whether scores have a bias.
         tied_size: width E of the embedding that serves as output table; None for a table of its own.
+        direct: with `tied_size`, the embedding is the table as it is (E = H), not projected.
         dropout: on the hidden states.
         similarity: "cosine" takes hidden states and rows at length 1; give a temperature of about 0.05 with it.
         temperature: scores are divided by it.
@@ -56,6 +58,7 @@ class CatalogueHead(nn.Module):
         loss: CatalogueLossFunction,
         bias: bool = False,
         tied_size: int | None = None,
+        direct: bool = False,
         dropout: float = 0.0,
         similarity: Literal["dot", "cosine"] = "dot",
         temperature: float = 1.0,
@@ -73,14 +76,14 @@ class CatalogueHead(nn.Module):
         self.cosine = similarity == "cosine"
         self.temperature = temperature
         self.weight: nn.Parameter | None = None
-        self.tied: nn.Linear | None = None
+        self.tied: nn.Module | None = None
         if tied_size is None:
             self.weight = nn.Parameter(torch.randn(cardinality, hidden_size) * 0.02)
         else:
-            self.tied = nn.Linear(tied_size, hidden_size, bias=False)
+            self.tied = nn.Identity() if direct else nn.Linear(tied_size, hidden_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(cardinality)) if bias else None
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learn_temperature else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def table(self, embedding: Tensor | None = None) -> Tensor:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from recsys.data.bags import OFFSETS
 from recsys.nn.context import ContextFeatures
-from recsys.nn.embedding import PretrainedTable
+from recsys.nn.dropout import Dropout
+from recsys.nn.embedding import BagEmbedding, PretrainedTable
 from recsys.nn.fusion import Fusion, Stream
 from recsys.nn.time import TimeGapEmbedding
-from recsys.schema import PADDING_ID
 
 PRETRAINED, CONTINUOUS = "pretrained", "continuous"
 """Names of the streams that are no column's."""
@@ -49,6 +50,7 @@ class SequenceInputs(nn.Module):
         attributes: ``[V, A]`` ids of each item's A attributes, in the order of `item_attributes`.
         item_attributes: item-scope columns of ids.
         item_bags: by name, modules from item ids ``[U]`` to ``[U, E]`` (`ItemBags`).
+        event_bags: by event-scope column of lists, its embedding.
         event_categorical: event-scope columns of ids.
         event_continuous: event-scope real-valued columns; together they are one stream.
         embeddings: by column, modules from ids ``[U]`` to ``[U, E]``, of the item, its attributes and the events.
@@ -61,6 +63,7 @@ class SequenceInputs(nn.Module):
         hidden_size: H, width of the backbone.
         fusion: see `recsys.nn.fusion`.
         dropout: on the fused vector.
+        direct: streams of ids enter the fusion, and its result the backbone, as they are: E = D = H.
     """
 
     attributes: Tensor
@@ -72,6 +75,7 @@ class SequenceInputs(nn.Module):
         attributes: Tensor,
         item_attributes: Sequence[str],
         item_bags: Mapping[str, nn.Module],
+        event_bags: Mapping[str, BagEmbedding],
         event_categorical: Sequence[str],
         event_continuous: Sequence[str],
         embeddings: Mapping[str, nn.Module],
@@ -84,6 +88,7 @@ class SequenceInputs(nn.Module):
         hidden_size: int,
         fusion: Fusion,
         dropout: float,
+        direct: bool = False,
     ) -> None:
         super().__init__()
         self.item_column = item
@@ -94,13 +99,16 @@ class SequenceInputs(nn.Module):
         self.embeddings = nn.ModuleDict(embeddings)
         self.pretrained = pretrained
         self.item_bags = nn.ModuleDict(item_bags)
+        self.event_bags = nn.ModuleDict(event_bags)
         self.gaps = nn.ModuleDict(gaps)
         self.continuous = continuous
-        self.projections = nn.ModuleDict({name: StreamProjection(w, stream_size) for name, w in widths.items()})
+        self.projections = nn.ModuleDict(
+            {name: nn.Identity() if direct else StreamProjection(w, stream_size) for name, w in widths.items()}
+        )
         self.fusion = fusion
-        self.output = nn.Linear(stream_size, hidden_size)
+        self.output = nn.Identity() if direct else nn.Linear(stream_size, hidden_size)
         self.context = context
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def item_table(self) -> Tensor:
         """``[V, E]`` the item embedding, for a tied output layer."""
@@ -108,49 +116,72 @@ class SequenceInputs(nn.Module):
         assert isinstance(weight, Tensor)
         return weight
 
-    def forward(self, inputs: Mapping[str, Tensor], tables: Sequence[Tensor] | None = None) -> Tensor:
-        """Columns ``[B, T]`` to fused vectors ``[B, T, H]``.
+    def forward(
+        self, inputs: Mapping[str, Tensor], tables: Sequence[Tensor] | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
+        """Columns, as a batch has them (`recsys.data.batch`), to fused vectors ``[B, T, H]``.
 
         tables: what `tables` gave for the present weights. The result is the same without.
+        lengths: ``[B]`` events of each row; None: there is no padding.
         """
-        fusion = self.fusion
-        fused = fusion(self.streams(inputs)) if tables is None else fusion.mix(self._finished(inputs, tables))  # [M, D]
+        fusion, padding = self.fusion, self._padding(inputs, lengths)
+        if tables is None:
+            fused = fusion(self._streams(inputs, padding, share=True))  # [M, D]
+        else:
+            fused = fusion.mix(self._finished(inputs, tables, padding))
         vectors = self.output(fused).view(*inputs[self.item_column].shape, -1)
         if self.context is not None:
             vectors = vectors + self.context(inputs)
         dropped: Tensor = self.dropout(vectors)
         return dropped
 
-    def streams(self, inputs: Mapping[str, Tensor], share: bool = True) -> list[Stream]:
-        """Encoded and projected streams of columns ``[B, T]``, values ``[U, D]`` each, in the fusion's order.
+    def streams(self, inputs: Mapping[str, Tensor], share: bool = True, lengths: Tensor | None = None) -> list[Stream]:
+        """Encoded and projected streams of a batch's columns, values ``[U, D]`` each, in the fusion's order.
 
         share: encode each distinct value once; without, every event's, which gives the same.
+        lengths: as in `forward`.
         """
-        found = [Stream(self._encode(name, at.ids), at.index) for name, at in self._places(inputs, share).items()]
-        if self.continuous is not None:
-            found.append(Stream(self._numbers(inputs)))
+        return self._streams(inputs, self._padding(inputs, lengths), share)
+
+    def _streams(self, inputs: Mapping[str, Tensor], padding: Tensor, share: bool) -> list[Stream]:
+        places = self._places(inputs, padding, share)
+        return [Stream(self._encode(name, at.ids), at.index) for name, at in places.items()] + self._direct(inputs)
+
+    def _direct(self, inputs: Mapping[str, Tensor]) -> list[Stream]:
+        """Streams without distinct values, ``[M, D]`` each: numbers, and lists of ids."""
+        found = [] if self.continuous is None else [Stream(self._numbers(inputs))]
+        for name, bag in self.event_bags.items():
+            assert isinstance(bag, BagEmbedding)
+            found.append(Stream(self.projections[name](bag.of_lists(inputs[name], inputs[name + OFFSETS]))))
         return found
+
+    def _padding(self, inputs: Mapping[str, Tensor], lengths: Tensor | None) -> Tensor:
+        """Bool ``[B, T]``. An event whose item nobody knows is none: what pads a row stands behind its length."""
+        items = inputs[self.item_column]
+        if lengths is None:
+            return torch.zeros_like(items, dtype=torch.bool)
+        return torch.arange(items.shape[1], device=items.device) >= lengths[:, None]
 
     def tables(self) -> list[Tensor]:
         """Finished values ``[U, W]`` of every stream of ids, for all its ids: encoded and prepared for the fusion.
 
         They are of the present weights; take them anew after a step of training.
         """
-        device = self.output.weight.device
+        device = self.attributes.device
         sizes = self._sizes().items()
         return [
             self.fusion.prepare(place, self._encode(name, torch.arange(size, device=device)))
             for place, (name, size) in enumerate(sizes)
         ]
 
-    def _finished(self, inputs: Mapping[str, Tensor], tables: Sequence[Tensor]) -> list[Stream]:
-        places = self._places(inputs, share=False).values()
+    def _finished(self, inputs: Mapping[str, Tensor], tables: Sequence[Tensor], padding: Tensor) -> list[Stream]:
+        places = self._places(inputs, padding, share=False).values()
         found = [Stream(table, at.ids) for table, at in zip(tables, places, strict=True)]
-        if self.continuous is not None:
-            found.append(Stream(self.fusion.prepare(len(found), self._numbers(inputs))))
+        for stream in self._direct(inputs):
+            found.append(Stream(self.fusion.prepare(len(found), stream.values)))
         return found
 
-    def _places(self, inputs: Mapping[str, Tensor], share: bool) -> dict[str, _Ids]:
+    def _places(self, inputs: Mapping[str, Tensor], padding: Tensor, share: bool) -> dict[str, _Ids]:
         """Ids of every stream of ids, by its name."""
         items = inputs[self.item_column]  # [B, T]
         item = _look_up(items.flatten(), share)
@@ -166,7 +197,7 @@ class SequenceInputs(nn.Module):
         for name, gap in self.gaps.items():
             assert isinstance(gap, TimeGapEmbedding)
             # Scores never depend on padding; its bucket only keeps the first one clean of its zeros.
-            places[name] = _look_up(gap.ids(inputs[name], items == PADDING_ID).flatten(), share)
+            places[name] = _look_up(gap.ids(inputs[name], padding).flatten(), share)
         return places
 
     def _sizes(self) -> dict[str, int]:

@@ -1,13 +1,15 @@
-"""The model: inputs, backbone, heads. Knows nothing of files, trainers or configuration."""
+"""The model: inputs, backbone, heads; which of its state is its own. Knows nothing of trainers or configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from recsys.data.batch import Batch
-from recsys.errors import InputError, TrainingError
+from recsys.errors import InputError, RunError, TrainingError
 from recsys.heads import CatalogueHead, RealHead
 from recsys.inputs import SequenceInputs
 from recsys.losses import UncertaintyWeights
@@ -16,6 +18,9 @@ from recsys.nn.masking import RULES
 
 EVENTS = "events"
 """Key of the number of events among the counts of labels."""
+
+BASE = "base"
+"""Key, beside the tensors of a model that adapts a pretrained one, of the SHA-256 of that one's weights."""
 
 DETECTOR = "masking.replaced"
 """Name of the detector's loss and count among those of the heads."""
@@ -87,7 +92,7 @@ class Recommender(nn.Module):
         for name, head in self.heads.items():
             positions, targets = batch.labels(name)
             embedding = self.inputs.item_table() if name == self.item else None
-            output = head.loss(hidden[positions], targets, embedding)  # type: ignore[operator]
+            output = head.loss(hidden.index_select(0, positions), targets, embedding)  # type: ignore[operator]
             count = output.count if counts is None else torch.as_tensor(counts[name], device=hidden.device)
             count = count.clamp(min=1)
             if self.task_weights is None:
@@ -127,7 +132,8 @@ class Recommender(nn.Module):
                 f"a model of masking '{self.masking}' reads batches that this masking made; the state that predicts "
                 "what follows a history is given by `Recommender.predictive`"
             )
-        return self.encode(self.inputs(batch.inputs), batch.lengths, mask, attention, batch.get("times"))
+        vectors = self.inputs(batch.inputs, lengths=batch.lengths)
+        return self.encode(vectors, batch.lengths, mask, attention, batch.get("times"))
 
     def encode(
         self,
@@ -175,7 +181,7 @@ class Recommender(nn.Module):
         drawn = batch.get("replacement_ids")
         if drawn is None:
             drawn = ids.masked_scatter(mask, self._draw(hidden.detach()[mask.flatten()]))
-        vectors = self.inputs({**batch.inputs, self.item: drawn})
+        vectors = self.inputs({**batch.inputs, self.item: drawn}, lengths=batch.lengths)
         return detector.loss(self.encode(vectors, batch.lengths), drawn != ids, batch.lengths)
 
     @torch.no_grad()
@@ -198,3 +204,35 @@ class Recommender(nn.Module):
         head = self.heads[self.item]
         assert isinstance(head, CatalogueHead)
         return head.scores(hidden, self.inputs.item_table())
+
+
+def own_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state that is saved with a model: all of it but what stays with a pretrained model that it adapts."""
+    external: frozenset[str] = getattr(getattr(model, "backbone", None), "external", frozenset())
+    return {name: t for name, t in model.state_dict().items() if name.removeprefix("backbone.") not in external}
+
+
+def base_of(model: nn.Module) -> str | None:
+    """SHA-256 of the pretrained weights without which `own_state` is not the whole model; None where it is."""
+    base: str | None = getattr(getattr(model, "backbone", None), "base", None)
+    return base
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """Tensors of a safetensors file, and the SHA-256 of the pretrained weights that they adapt, if they do."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(BASE)  # noqa: SIM118
+
+
+def require_base(model: nn.Module, base: str | None, source: object) -> None:
+    """Raise RunError unless weights read from `source`, which say that they adapt `base`, belong on this model."""
+    own = base_of(model)
+    if base == own:
+        return
+    if base is None or own is None:
+        held = "a whole model, and adapters are" if base is None else "adapters alone, and a whole model is"
+        raise RunError(f"{source}: holds {held} asked for; use the configuration that it was trained with")
+    raise RunError(
+        f"{source}: adapts pretrained weights of SHA-256 {base[:12]}…, and those of model.backbone.pretrained have "
+        f"{own[:12]}…; name the folder or file that it was trained on"
+    )

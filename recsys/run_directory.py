@@ -8,6 +8,7 @@
     RUN/cleaning/          cleaning profile and fitted rules, where the data came from raw logs
     RUN/model.safetensors  weights of the best checkpoint
     RUN/history.json       loss and validation figures over steps
+    RUN/memory.json        memory of training, planned and measured
     RUN/metrics.json       figures of `recsys evaluate`
     RUN/dataset.json       report of the sequence dataset: splits, counts, what was dropped
     RUN/environment.json   versions, command, seed, data hash
@@ -80,6 +81,11 @@ class RunDirectory:
     def history_file(self) -> Path:
         """Loss and validation figures over steps."""
         return self.path / "history.json"
+
+    @property
+    def memory_file(self) -> Path:
+        """Memory of training, planned and measured."""
+        return self.path / "memory.json"
 
     @property
     def environment_file(self) -> Path:

@@ -225,6 +225,14 @@ def peak_memory_gb() -> float:
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
+def resident_memory_gb() -> float:
+    """Resident memory of this process now, in GB (10^9 bytes); where the system does not tell, the highest so far."""
+    table = Path("/proc/self/statm")
+    if not table.is_file():
+        return peak_memory_gb()
+    return int(table.read_text().split()[1]) * resource.getpagesize() / 1e9
+
+
 def environment() -> dict[str, str]:
     """Versions that a run depends on."""
     names = ("torch", "transformers", "accelerate", "polars", "numpy", "pyarrow")

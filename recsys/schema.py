@@ -6,9 +6,9 @@
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from recsys.errors import SchemaError, nearest
 
@@ -70,6 +70,8 @@ class Column(BaseModel):
     `cardinality` counts the reserved ids; valid ids are ``0 .. cardinality - 1``: reserved ones, values, and last
     `hash_buckets` ids that values without an id of their own share: CRC-32 of the value's UTF-8 bytes, modulo
     `hash_buckets`. Columns of scope `item` are not stored per event: ``workflow/items.parquet`` holds one row an id.
+    Columns of scope `sequence` are stored once a sequence. A value of a column with `multi_valued` is a list of ids, of
+    any length: ``[]`` is an empty list, ``[1]`` a missing one.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -83,6 +85,7 @@ class Column(BaseModel):
     reserved: int = FIRST_ID  # how many ids at the start name no value
     first_id: int = FIRST_ID  # id of the first value (the most frequent one, unless the order was given)
     hash_buckets: int = 0  # how many ids at the end stand for values without one of their own
+    multi_valued: bool = False  # a value is a list of ids (categorical)
     old_cardinality: int | None = None  # ids below it are those of the workflow that was extended; None: none was
     source: str | None = None  # the column that this one is made of (categorical)
     boundaries: list[float] | None = None  # id first_id + n: boundaries[n - 1] <= number < boundaries[n] (bucketise)
@@ -90,6 +93,12 @@ class Column(BaseModel):
     statistics: dict[str, float] = Field(default_factory=dict)
     vocabulary: str | None = None  # path inside workflow/
     vocabulary_sha256: str | None = None  # of the values in id order, so that equal sizes are not taken for equal ids
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Files of data without lists stay what they were before there were lists.
+        values: dict[str, Any] = handler(self)
+        return values if self.multi_valued else {name: v for name, v in values.items() if name != "multi_valued"}
 
     def num_ids(self) -> int:
         """How many ids there are, reserved ones and hash buckets included."""
@@ -164,6 +173,15 @@ class Schema(BaseModel):
             ours = self[theirs.name]
             if ours.kind is not theirs.kind:
                 found.append(f"column '{ours.name}' is {ours.kind.value}, the run was trained with {theirs.kind.value}")
+            elif ours.multi_valued is not theirs.multi_valued:
+                forms = ("one value a row", "lists of values")
+                found.append(
+                    f"column '{ours.name}' holds {forms[ours.multi_valued]}, the run was trained with "
+                    f"{forms[theirs.multi_valued]}"
+                )
+            elif ours.scope is not theirs.scope:
+                scopes = f"of scope {ours.scope.value}, the run was trained with {theirs.scope.value}"
+                found.append(f"column '{ours.name}' is {scopes}")
             elif ours.cardinality != theirs.cardinality:
                 sizes = f"has {ours.cardinality} classes, the run was trained with {theirs.cardinality}"
                 if ours.old_cardinality == theirs.cardinality:

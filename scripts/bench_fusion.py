@@ -53,6 +53,7 @@ def build(size: int, items: int) -> SequenceInputs:
         attributes=torch.stack([FIRST_ID + ids % count for count in (CLASSES, TARGETS)], dim=1),
         item_attributes=["classification", "target"],
         item_bags={},
+        event_bags={},
         event_categorical=[],
         event_continuous=NUMBERS,
         embeddings={name: id_embedding(count + FIRST_ID, size) for name, count in cardinality.items()},

@@ -17,6 +17,8 @@ the naive way in float32); the same at 50 events all in float32; and our preset 
 measures instead the SASRec backbone (1 head, dropout 0.2, the full softmax) beside RecTools, RePlay and sequifier on
 the same ML-1M shape: every library by its own means of training, in a process of its own, in turn. Their environment
 is made once, at the versions of scripts/peers/requirements.txt. A peer that cannot be measured is null and says why.
+With ``--data ml-100k`` the data are MovieLens-100K (943 users, 1,682 items, 100,000 events), which pip fetches into the
+same folder, and the figures' names begin with ``ml100k_``.
 """
 
 import argparse
@@ -53,12 +55,14 @@ from recsys.runtime import atomic_file, command_line
 from recsys.schema import FIRST_ID, Column, Kind, Schema, Scope, Tag
 from recsys.training.batches import BatchStream
 from recsys.training.optim import build_optimizer
-from scripts.peers import harness
+from scripts.peers import harness, movielens
 
 PRESET = Path(__file__).resolve().parent.parent / "configs" / "visual_studio.yaml"
 TURNS = 4
 ITEMS = 3416  # of ML-1M
 PEER_LENGTHS = (50, 200)
+DATA = {"ml-1m": "", "ml-100k": "ml100k_"}
+"""Data of --peers, and what the names of their figures begin with; ml-1m is generated in its shape."""
 SASREC = {
     "inputs": {"embedding_size": 64, "fusion": "sum", "fusion_size": 64, "dropout": 0.0},
     "backbone": {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "intermediate_size": 64},
@@ -268,19 +272,27 @@ def measure(case: Case, seconds: float) -> dict[str, float]:
     }
 
 
-def measure_peers(folder: Path, users: int, seconds: float, rounds: int) -> dict[str, Any]:
-    """Figures of our SASRec and of the peers in the environment `folder`, printed as a table too."""
+def measure_peers(folder: Path, name: str, users: int, seconds: float, rounds: int) -> dict[str, Any]:
+    """Figures of our SASRec and of the peers in the environment `folder`, printed as a table too.
+
+    name: of `DATA`; users: sequences of the generated data.
+    """
     peers = harness.peer_environment(folder)
     version = metadata.version("recsys")
     ours = harness.Tool("recsys", harness.HERE / "train_recsys.py", Path(sys.executable), version)
-    data = build_cases(users)[0].data
+    if name == "ml-100k":
+        offsets, ids, items = movielens.read(movielens.fetch(folder))
+    else:
+        data = build_cases(users)[0].data
+        offsets, ids, items = data.offsets, data.columns["item_id"] - FIRST_ID, ITEMS
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / "events.npz"
-        np.savez(path, offsets=data.offsets, ids=data.columns["item_id"] - FIRST_ID, items=ITEMS)
+        np.savez(path, offsets=offsets, ids=ids, items=items)
         tallies = harness.measure([ours, *peers], path, PEER_LENGTHS, seconds, rounds)
     figures = harness.figures(ours.name, [ours, *peers], tallies, PEER_LENGTHS)
+    print(f"{name}: {len(offsets) - 1:,} sequences, {items:,} items, {len(ids):,} events")
     print(harness.table(ours.name, [ours, *peers], figures, PEER_LENGTHS))
-    return figures
+    return {DATA[name] + key: value for key, value in figures.items()}
 
 
 def measure_naive(users: int, seconds: float) -> dict[str, float]:
@@ -306,13 +318,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--users", type=int, default=6040, help="sequences of the ML-1M shape (default 6040)")
     parser.add_argument("--peers", action="store_true", help="measure beside other libraries instead")
     parser.add_argument("--peers-env", type=Path, metavar="DIR", help="their environment; made where it is missing")
+    parser.add_argument("--data", choices=list(DATA), default="ml-1m", help="data of --peers (default ml-1m's shape)")
     parser.add_argument("--rounds", type=int, default=2, help="turns that share a peer's seconds (default 2)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
     if options.peers and options.peers_env is None:
         parser.error("--peers needs --peers-env DIR, a folder outside the repository")
     figures = (
-        measure_peers(options.peers_env, options.users, options.seconds, options.rounds)
+        measure_peers(options.peers_env, options.data, options.users, options.seconds, options.rounds)
         if options.peers
         else measure_naive(options.users, options.seconds)
     )

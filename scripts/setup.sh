@@ -74,13 +74,16 @@ make_venv() {
     : >"$log"
 }
 
-# The list of source archives that goes with a lock; few locks have one.
+# The lists of source archives, and of wheels without what they declare, that go with a lock; few locks have one.
 archives_of() { printf 'archives-%s' "${1#requirements-}"; }
+bare_of() { printf 'bare-%s' "${1#requirements-}"; }
 
 # What the stamp says of a lock: the same line means that exactly this lock is installed.
 lock_line() {
-    local files=("$1")
-    [ ! -f "$(archives_of "$1")" ] || files+=("$(archives_of "$1")")
+    local files=("$1") list
+    for list in "$(archives_of "$1")" "$(bare_of "$1")"; do
+        [ ! -f "$list" ] || files+=("$list")
+    done
     printf '%s %s\n' "$1" "$(hash_of "${files[@]}")"
 }
 
@@ -173,6 +176,8 @@ main() {
         install_locks "${missing[@]}"
         for name in "${missing[@]}"; do
             [ ! -f "$(archives_of "$name")" ] || install_archives "$(archives_of "$name")"
+            [ ! -f "$(bare_of "$name")" ] || pip_install "Installing the wheels of $(bare_of "$name")" \
+                "$(grep -c '==' "$(bare_of "$name")")" --no-deps -r "$(bare_of "$name")"
         done
     fi
     stamped "$(project_line)" ||

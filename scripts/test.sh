@@ -6,5 +6,5 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd "$root"
-bash scripts/setup.sh dev nvtabular rag ray track
+bash scripts/setup.sh dev llm nvtabular rag ray serve track
 exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

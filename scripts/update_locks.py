@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKED_EXTRAS = ("dev", "nvtabular", "rag", "ray", "track")
+LOCKED_EXTRAS = ("dev", "llm", "nvtabular", "rag", "ray", "serve", "track")
 
 
 def closure(requirements: list[str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before torch or transformers can be imported: they read these once.
 for _name, _value in {
@@ -14,6 +15,10 @@ for _name, _value in {
     "WANDB_MODE": "offline",
 }.items():
     os.environ.setdefault(_name, _value)
+
+# No test depends on how busy the machine is.
+settings.register_profile("recsys", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("recsys")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"

@@ -10,12 +10,14 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel
 
 from recsys.build import build_model
 from recsys.cleaning.profile import Profile, load_profile
 from recsys.config import RunConfig, load_config, parse
 from recsys.errors import ConfigError
 from recsys.etl import preprocess
+from recsys.recommender import own_state
 from recsys.training import train
 from tests.data.sequences import make_items, make_schema
 from tests.tiny_run import make_commands, make_events
@@ -23,7 +25,8 @@ from tests.tiny_run import make_commands, make_events
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RUNS = sorted(CONFIGS.glob("*.yaml"))
 PROFILES = sorted((CONFIGS / "profiles").glob("*.yaml"))
-SECTIONS = ("", "split", "etl", "model", "model.inputs", "model.backbone", "model.loss", "training", "evaluation")
+MODEL = ("model", "model.inputs", "model.backbone", "model.peft", "model.loss")
+SECTIONS = ("", "split", "etl", *MODEL, "training", "evaluation")
 
 
 def by_name(path: Path) -> str:
@@ -36,40 +39,75 @@ def shrink(config: RunConfig) -> RunConfig:
     inputs, backbone = values["model"]["inputs"], values["model"]["backbone"]
     values["model"]["max_length"] = 12
     inputs |= {"embedding_size": 8, "fusion_size": 4 * inputs["fusion_heads"]}
-    backbone |= {"hidden_size": 2 * backbone["num_heads"], "intermediate_size": 24}
+    if inputs["direct"]:
+        width = 4 * backbone["num_heads"]
+        inputs |= {"embedding_size": width, "fusion_size": width, "fusion_heads": 1}
+        backbone |= {"hidden_size": width, "intermediate_size": width}
+    elif backbone["architecture"] is None:
+        backbone |= {"hidden_size": 2 * backbone["num_heads"], "intermediate_size": 24}
+    else:
+        size = {"hidden_size": 2 * backbone["architecture"]["num_attention_heads"]}
+        backbone["architecture"] |= {**size, "intermediate_size": 24, "num_hidden_layers": 2}
+        backbone |= {**size, "num_layers": 2}
+    if "negatives" in values["model"]["loss"]:
+        values["model"]["loss"]["negatives"]["num"] = 4
     values["training"] |= {"max_steps": 1, "batch_size": 8}
     return parse(RunConfig, values, "reduced")
 
 
 def test_there_are_configs_of_both_kinds() -> None:
-    assert {"paper_llama", "paper_llama_baseline", "vectorworks", "visual_studio"} <= {p.stem for p in RUNS}
+    found = {p.stem for p in RUNS}
+    assert {"llama_lora", "llama_lora_small", "paper_llama", "paper_llama_baseline"} <= found
+    assert {"vectorworks", "visual_studio"} <= found
     assert {"vectorworks", "visual_studio"} <= {p.stem for p in PROFILES}
+
+
+def with_base(config: RunConfig, folder: Path) -> RunConfig:
+    """The reduced run with a small pretrained backbone to freeze, where it freezes one."""
+    values = shrink(config).model_dump(mode="json")
+    backbone = values["model"]["backbone"]
+    if config.model.peft.freezes:
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
+        architecture = dict(backbone["architecture"] or {"model_type": backbone["name"], **sizes})
+        shape = AutoConfig.for_model(architecture.pop("model_type"), vocab_size=9, pad_token_id=1, **architecture)
+        AutoModel.from_config(shape).save_pretrained(folder)
+        values["model"]["backbone"] = {"name": backbone["name"], "pretrained": str(folder)}
+    return parse(RunConfig, values, "reduced")
 
 
 @pytest.mark.parametrize("path", RUNS, ids=by_name)
 def test_config_builds_and_takes_one_step(path: Path, tmp_path: Path) -> None:
     config = load_config(path)
+    reduced = with_base(config, tmp_path / "base")
     events = make_events(sessions=75, longest=30).with_columns(cat=pl.lit("Menu"))
     made = preprocess(events, config, tmp_path / "dataset", commands=make_commands())
     assert made.report["splits"]["train"]["sequences"] > 8
-    run = train(made.path, shrink(config), tmp_path / "run")
+    run = train(made.path, reduced, tmp_path / "run")
 
     assert json.loads(run.history_file.read_text())["train"][-1]["step"] == 1
     weights = load_file(run.weights)
     torch.manual_seed(config.seed)
     items = pl.read_parquet(made.path / "workflow" / "items.parquet")
-    fresh = build_model(shrink(config).model, made.schema, items).state_dict()
+    fresh = own_state(build_model(reduced.model, made.schema, items))
     assert {n: t.shape for n, t in weights.items()} == {n: t.shape for n, t in fresh.items()}
     assert all(t.isfinite().all() for t in weights.values() if t.is_floating_point())
     moved = {name for name, tensor in weights.items() if not torch.equal(tensor, fresh[name])}
     assert any(name.startswith("backbone.") for name in moved)
+    if reduced.model.peft.freezes:
+        kept = {name for name in weights if name.startswith("backbone.")}
+        assert kept and all(".lora_" in name for name in kept)
     expected = {"item_id"} if config.model.auxiliary == [] else {"item_id", "classification", "target"}
+    if config.model.tied and config.model.inputs.direct:
+        expected.remove("item_id")  # the embedding is the output table
     assert {name.split(".")[1] for name in moved if name.startswith("heads.")} == expected
 
 
 @pytest.mark.parametrize("path", RUNS, ids=by_name)
 def test_config_names_a_cleaning_profile(path: Path) -> None:
     profile = load_config(path).profile
+    if path.stem.startswith("beauty_"):  # a table of events, not a log
+        assert profile is None
+        return
     assert profile is not None
     assert load_profile(profile).name == profile
 
@@ -131,6 +169,21 @@ def test_paper_configs_hold_the_documents_numbers(name: str) -> None:
     assert (training.batch_size, training.epochs, training.patience) == (128, 10, 10)
     assert config.etl.chunk is not None
     assert (config.etl.chunk.min_items, config.etl.chunk.max_items) == (10, 100)
+
+
+def test_the_adapted_llama_is_the_documents() -> None:
+    config = load_config(CONFIGS / "llama_lora.yaml")
+    shape, peft = config.model.backbone.architecture, config.model.peft
+    assert isinstance(shape, dict) and config.model.backbone.pretrained is None
+    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    assert [shape[name] for name in sizes] == [4096, 32, 32, 11008]
+    assert config.model.max_length == 110
+    assert (peft.method, peft.quantization, peft.double_quantization) == ("qlora", "nf4", True)
+    assert (peft.r, peft.alpha, peft.dropout, peft.target_modules) == (16, 64, 0.05, "all-linear")
+    assert peft.compute_dtype == "bfloat16"
+    assert config.training.batch_size * config.training.accumulation == 128
+    small = load_config(CONFIGS / "llama_lora_small.yaml").model.peft
+    assert (small.r, small.alpha, small.dropout, small.target_modules) == (16, 64, 0.05, "all-linear")
 
 
 def test_the_papers_full_model_and_its_baseline_differ_as_the_document_says() -> None:

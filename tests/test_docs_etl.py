@@ -46,7 +46,7 @@ def run(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 
 
 def test_the_python_blocks_are_those_that_are_run_below() -> None:
-    marks = ("recsys.preprocess(", ".config()", "Workflow(", "data.gather(")
+    marks = ("recsys.preprocess(", ".config()", "Workflow(", ".context(", "data.gather(")
     assert all(mark in text for mark, text in zip(marks, PYTHON, strict=True))
 
 
@@ -71,8 +71,16 @@ def test_the_small_workflow_prints_what_its_comments_say(
     assert "[[4, 2]]" in printed and printed.endswith("['Wall', 'Door']\n")
 
 
+def test_lists_and_context_print_what_the_comments_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(3, tmp_path, monkeypatch)
+    said = [line.removeprefix("# ") for line in PYTHON[3].splitlines() if line.startswith("# ")]
+    assert len(said) == 3 and capsys.readouterr().out.splitlines() == said
+
+
 def test_a_dataset_is_read_as_shown(made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    names = run(3, made[0], monkeypatch)
+    names = run(4, made[0], monkeypatch)
     frame = pl.read_parquet(made[0] / "out" / "dataset" / "train" / "part-*.parquet")
     assert names["padded"]["item_id"].shape == (3, 20) and len(names["data"]) == frame.height
     for place, row in enumerate(names["rows"]):

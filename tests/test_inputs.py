@@ -15,8 +15,11 @@ from tests.data.sequences import make_dataset, make_items, make_schema
 FUSIONS = ("self_attention", "cross_attention", "gated", "item_product", "concatenation", "sum")
 
 
+LENGTHS = (6, 4, 9)
+
+
 def some_inputs() -> dict[str, torch.Tensor]:
-    data = make_dataset([6, 4, 9])
+    data = make_dataset(list(LENGTHS))
     columns, _ = data.gather(evaluation_windows(data, 16, "all"))
     whole = {name: x.dtype.kind == "i" for name, x in columns.items()}
     inputs = {
@@ -26,11 +29,16 @@ def some_inputs() -> dict[str, torch.Tensor]:
 
 
 def rich_inputs(fusion: str = "self_attention") -> tuple[SequenceInputs, dict[str, torch.Tensor]]:
-    """Inputs with every kind of stream, and columns for them: item, class, bag, text; category, hour, gap, number."""
+    """Inputs with every kind of stream, and columns for them: item, class, bag, text, category, hour, gap, numbers.
+
+    And a column of lists; behind the fusion two columns of context, one at every event and one a sequence.
+    """
     more = [
         Column(name="genres", kind=Kind.CATEGORICAL, scope="item", cardinality=8),
         Column(name="hour", kind=Kind.CATEGORICAL, cardinality=27),
         Column(name="shop", kind=Kind.CATEGORICAL, cardinality=6, tags=[Tag.CONTEXT]),
+        Column(name="tags", kind=Kind.CATEGORICAL, cardinality=9, multi_valued=True),
+        Column(name="country", kind=Kind.CATEGORICAL, cardinality=6, scope="sequence", tags=[Tag.CONTEXT]),
     ]
     schema = Schema(columns=[*make_schema().columns, *more])
     bags = [[], [], [], *([3 + n % 5, 3 + n % 3][: 1 + n % 2] for n in range(12))]
@@ -40,10 +48,14 @@ def rich_inputs(fusion: str = "self_attention") -> tuple[SequenceInputs, dict[st
     config = parse(ModelConfig, {**TINY, "inputs": {**TINY["inputs"], **changes}}, "test")
     torch.manual_seed(0)
     inputs = build_model(config, schema, items, torch.randn(15, 6)).inputs.eval()
-    torch.nn.init.normal_(inputs.context.tables["shop"].weight)
+    for table in inputs.context.tables.values():
+        torch.nn.init.normal_(table.weight)
     columns = some_inputs()
     shape = columns["item_id"].shape
-    return inputs, columns | {"hour": torch.randint(3, 27, shape), "shop": torch.randint(3, 6, shape)}
+    sizes = torch.randint(0, 4, (shape.numel(),))
+    lists = {"tags": torch.randint(1, 9, (int(sizes.sum()),)), "tags.offsets": torch.tensor([0, *sizes.cumsum(0)])}
+    columns |= {"hour": torch.randint(3, 27, shape), "shop": torch.randint(3, 6, shape), **lists}
+    return inputs, columns | {"country": torch.randint(3, 6, shape[:1])}
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -67,12 +79,13 @@ def test_finished_tables_give_the_same(fusion):
 
 def test_streams_are_encoded_once_a_distinct_value():
     inputs, columns = rich_inputs()
-    streams = inputs.streams(columns)
+    streams = inputs.streams(columns, lengths=torch.tensor(LENGTHS))
     items = columns["item_id"].unique()
     classes = inputs.attributes[items, 0].unique()
-    hours, gaps = columns["hour"].unique(), inputs.gaps["merge_count"].ids(columns["merge_count"], columns["cat"] == 0)
+    padding = torch.arange(max(LENGTHS)) >= torch.tensor(LENGTHS)[:, None]
+    hours, gaps = columns["hour"].unique(), inputs.gaps["merge_count"].ids(columns["merge_count"], padding)
     expected = [len(x) for x in (items, classes, items, items, columns["cat"].unique(), hours, gaps.unique())]
-    assert [len(s.values) for s in streams] == [*expected, columns["item_id"].numel()]
+    assert [len(s.values) for s in streams] == [*expected, *[columns["item_id"].numel()] * 2]
 
 
 def test_streams_are_projected_and_normalised_as_documented():
@@ -94,10 +107,46 @@ def test_every_column_moves_the_vectors_of_its_own_event_only():
     inputs, columns = rich_inputs()
     before = inputs(columns)
     for name, values in columns.items():
+        if name.startswith("tags") or name == "country":
+            continue
         changed = values.clone()
         changed[1, 2] = 4 if values.dtype == torch.int64 and int(values[1, 2]) != 4 else 3
         moved = (inputs({**columns, name: changed}) - before).abs().sum(-1) > 1e-6
         assert moved.nonzero().tolist() == [[1, 2]], name
+
+
+def test_a_list_moves_its_event_and_context_its_sequence():
+    inputs, columns = rich_inputs()
+    before = inputs(columns)
+    time = columns["item_id"].shape[1]
+    offsets = columns["tags.offsets"]
+    event = int((offsets.diff() > 0).nonzero()[5])
+    changed = columns["tags"].clone()
+    changed[offsets[event]] = changed[offsets[event]] % 8 + 1
+    moved = (inputs({**columns, "tags": changed}) - before).abs().sum(-1) > 1e-6
+    assert moved.nonzero().tolist() == [[event // time, event % time]]
+    country = columns["country"].clone()
+    country[1] = 3 + (country[1] - 2) % 3
+    moved = (inputs({**columns, "country": country}) - before).abs().sum(-1) > 1e-6
+    assert moved.nonzero().tolist() == [[1, t] for t in range(time)]
+
+
+@pytest.mark.parametrize("item", [0, 1, 2])
+def test_an_event_of_no_known_item_keeps_its_gap(item):
+    inputs, columns = rich_inputs()
+    place = list(inputs._places(columns, torch.zeros(3, 9).bool(), share=True)).index("merge_count")
+    lengths = torch.tensor(LENGTHS)
+
+    def gaps(items):
+        stream = inputs.streams({**columns, "item_id": items}, lengths=lengths)[place]
+        return stream.values[stream.index].view(3, 9, -1)
+
+    known, unknown = columns["item_id"].clone(), columns["item_id"].clone()
+    known[0, 3], unknown[0, 3] = 5, item
+    assert torch.equal(gaps(known), gaps(unknown))
+    seconds = columns["merge_count"]
+    bucket = inputs.gaps["merge_count"].ids(seconds, torch.arange(9) >= lengths[:, None])
+    assert bucket[0, 3] > 0 and (bucket[1, 4:] == 0).all() and (bucket[1, :4] > 0).all()
 
 
 def test_pretrained_vectors_are_a_stream_of_their_own():

@@ -34,7 +34,7 @@ def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-EXTRAS = ("dev", "nvtabular", "rag", "ray", "track")
+EXTRAS = ("dev", "llm", "nvtabular", "rag", "ray", "track")
 
 
 @pytest.mark.parametrize("extra", ["", *EXTRAS])

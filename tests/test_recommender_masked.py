@@ -168,9 +168,9 @@ def test_the_model_draws_ids_for_hidden_events_from_its_own_scores(monkeypatch):
 def spy(forward, read):
     """The function, noting the items that it reads."""
 
-    def noting(inputs):
+    def noting(inputs, **more):
         read.append(inputs["item_id"])
-        return forward(inputs)
+        return forward(inputs, **more)
 
     return noting
 

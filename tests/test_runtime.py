@@ -12,7 +12,16 @@ import polars as pl
 import pytest
 
 from recsys.errors import InputError
-from recsys.runtime import atomic_file, atomic_folder, command_line, gigabytes, note, sha256_file
+from recsys.runtime import (
+    atomic_file,
+    atomic_folder,
+    command_line,
+    gigabytes,
+    note,
+    peak_memory_gb,
+    resident_memory_gb,
+    sha256_file,
+)
 
 
 def test_a_folder_appears_by_rename(tmp_path):
@@ -177,3 +186,12 @@ def test_a_place_below_a_file_is_one_line_that_names_the_file(tmp_path, below, c
             pytest.fail("nothing can be written there")
         assert str(error.value) == f"{file / below}: cannot be written: {file} is a file; choose another place"
     assert file.read_text() == "kept" and list(tmp_path.iterdir()) == [file]
+
+
+def test_resident_memory_is_that_of_now():
+    before = resident_memory_gb()
+    held = bytearray(os.urandom(1) * 200_000_000)
+    assert resident_memory_gb() - before > 0.15 and len(held) == 200_000_000
+    del held
+    assert resident_memory_gb() - before < 0.1
+    assert peak_memory_gb() - before > 0.15

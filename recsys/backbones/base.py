@@ -20,6 +20,8 @@ class Backbone(nn.Module, ABC):
         needs_times: `forward` takes the keyword ``times [B, T]`` (int64 microseconds).
         extra_loss: set by `forward` while training: a loss of the model's own, weighted, as the mean over the
             batch's events; None where there is none.
+        external: names of its state that stay with the pretrained model it adapts and are not saved with it.
+        base: SHA-256 of that model's weights (`recsys.backbones.source.fingerprint`).
 
     Args:
         hidden_size: H.
@@ -29,6 +31,8 @@ class Backbone(nn.Module, ABC):
     is_causal: bool = True
     needs_times: bool = False
     extra_loss: Tensor | None = None
+    external: frozenset[str] = frozenset()
+    base: str | None = None
 
     def __init__(self, hidden_size: int, max_length: int) -> None:
         super().__init__()

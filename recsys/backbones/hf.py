@@ -80,9 +80,10 @@ def probe(model: PreTrainedModel, steps: int) -> bool:
     if hidden.shape != vectors.shape:
         shapes = f"{list(vectors.shape)} to {list(hidden.shape)}"
         raise ConfigError(f"model.backbone: '{name}' turns vectors {shapes}; use one that keeps their shape")
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.enable_grad():
-        reached = torch.autograd.grad(hidden.sum(), list(model.parameters()), allow_unused=True)
-    for parameter, gradient in zip(model.parameters(), reached, strict=True):
+        reached = torch.autograd.grad(hidden.sum(), trained, allow_unused=True)
+    for parameter, gradient in zip(trained, reached, strict=True):
         parameter.requires_grad_(gradient is not None)
     model.train(was_training)
     return bool(torch.allclose(hidden[0, :-1], hidden[1, :-1], rtol=1e-5, atol=1e-6))

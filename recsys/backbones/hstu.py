@@ -43,6 +43,7 @@ class HSTU(Backbone):
         super().__init__(hidden_size, max_length)
         self.needs_times = time_buckets > 0
         self.time_buckets = time_buckets
+        self.buckets: nn.Module = TimeBuckets(time_buckets)
         self.layers = nn.ModuleList(
             _Layer(hidden_size, num_heads, max_length, time_buckets, residual_dropout) for _ in range(num_layers)
         )
@@ -57,11 +58,23 @@ class HSTU(Backbone):
         if self.needs_times:
             if times is None:
                 raise ValueError("HSTU with time buckets wants times [B, T]")
-            buckets = time_bucket(times, self.time_buckets)  # [B, T, T]
+            buckets = self.buckets(times)  # [B, T, T]
         states = vectors
         for layer in self.layers:
             states = layer(states, buckets)
         return states
+
+
+class TimeBuckets(nn.Module):
+    """`time_bucket` as a module, so that an export can put an equal one in its place."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, times: Tensor) -> Tensor:
+        """times ``[B, T]`` to ``[B, T, T]``."""
+        return time_bucket(times, self.number)
 
 
 def time_bucket(times: Tensor, buckets: int) -> Tensor:

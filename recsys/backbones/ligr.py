@@ -5,6 +5,7 @@ from torch.nn import functional
 
 from recsys.backbones.attention import CausalAttention, Positions
 from recsys.backbones.base import Backbone
+from recsys.nn.dropout import Dropout
 
 
 class LiGR(Backbone):
@@ -60,7 +61,7 @@ class _Layer(nn.Module):
         self.feed_forward = SwiGLU(size, inner)
         self.attention_norm, self.feed_forward_norm = nn.LayerNorm(size), nn.LayerNorm(size)
         self.attention_gate, self.feed_forward_gate = nn.Linear(size, size), nn.Linear(size, size)
-        self.dropout = nn.Dropout(residual_dropout)
+        self.dropout = Dropout(residual_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """x ``[B, T, H]`` to ``[B, T, H]``."""

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from recsys.backbones.attention import CausalAttention, Positions
 from recsys.backbones.base import Backbone
+from recsys.nn.dropout import Dropout
 
 Norm = Literal["pre", "post", "query"]
 
@@ -65,7 +66,7 @@ class _Layer(nn.Module):
         super().__init__()
         self.order = norm
         self.attention = CausalAttention(size, num_heads, attention_dropout)
-        drop = nn.Dropout(residual_dropout)
+        drop = Dropout(residual_dropout)
         self.feed_forward = nn.Sequential(nn.Linear(size, inner), nn.ReLU(), drop, nn.Linear(inner, size))
         self.attention_norm = nn.LayerNorm(size)
         self.feed_forward_norm = nn.LayerNorm(size)
@@ -78,13 +79,13 @@ class _Layer(nn.Module):
         match self.order:
             case "pre":
                 normed = norm_a(x)
-                x = x + drop(attend(normed, normed))
-                x = x + drop(feed(norm_f(x)))
+                x = drop.add(x, attend(normed, normed))
+                x = drop.add(x, feed(norm_f(x)))
             case "post":
-                x = norm_a(x + drop(attend(x, x)))
-                x = norm_f(x + drop(feed(x)))
+                x = norm_a(drop.add(x, attend(x, x)))
+                x = norm_f(drop.add(x, feed(x)))
             case "query":
                 normed = norm_a(x)
-                normed = norm_f(normed + drop(attend(normed, x)))
-                x = normed + drop(feed(normed))
+                normed = norm_f(drop.add(normed, attend(normed, x)))
+                x = drop.add(normed, feed(normed))
         return x

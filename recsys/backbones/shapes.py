@@ -1,10 +1,9 @@
-"""Shapes of the models of `transformers`: our sizes to their configurations, and configurations by name or path."""
+"""Shapes of the models of `transformers`: our sizes to their configurations."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from recsys.errors import ConfigError, one_line
 
@@ -142,48 +141,3 @@ def sizes_of(architecture: Mapping[str, Any]) -> dict[str, int]:
         return {"hidden_size": int(config.hidden_size), "num_layers": int(config.num_hidden_layers)}
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ConfigError(f"model.backbone.architecture: '{kind}' cannot be used ({one_line(error)})") from error
-
-
-def read_architecture(source: str) -> dict[str, Any]:
-    """The configuration of a model in a folder or on the hub, as plain values; no weights are read.
-
-    Raises:
-        ConfigError: there is none, or it is not one of this version of `transformers`.
-    """
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{_where(source)}: no configuration of transformers ({one_line(error)})") from error
-    return _plain(config)
-
-
-def _plain(config: PretrainedConfig) -> dict[str, Any]:
-    """What differs from the architecture's defaults, and its name."""
-    values: dict[str, Any] = {**config.to_diff_dict(), "model_type": config.model_type}
-    left_out = {"transformers_version", "architectures", "dtype", *NO_WORDS} - {"pad_token_id"}
-    return {name: value for name, value in values.items() if name not in left_out}
-
-
-def load_weights(model: PreTrainedModel, source: str) -> None:
-    """Give `model` the pretrained weights in a folder or on the hub; whatever it has beside vectors' needs stays out.
-
-    Raises:
-        ConfigError: there are none, or they lack or misshape one of the model's own.
-    """
-    try:
-        given = AutoModel.from_pretrained(source).state_dict()
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{_where(source)}: no weights that transformers can read ({one_line(error)})") from error
-    own = model.state_dict()
-    for name, tensor in own.items():
-        if name not in given:
-            raise ConfigError(f"{_where(source)}: has no '{name}', which this backbone needs; choose another")
-        if given[name].shape != tensor.shape:
-            found, wanted = list(given[name].shape), list(tensor.shape)
-            raise ConfigError(f"{_where(source)}: '{name}' is {found}, the backbone's {wanted}")
-    model.load_state_dict({name: given[name] for name in own})
-
-
-def _where(source: str) -> str:
-    kind = "" if Path(source).exists() else " (no such folder here; a name on the hub needs a connection)"
-    return f"model.backbone: {source}{kind}"

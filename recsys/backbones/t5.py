@@ -34,7 +34,7 @@ class T5(Backbone):
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         """vectors ``[B, T, H]``, lengths ``[B]`` to hidden states ``[B, T, H]``; past a length they are undefined."""
         self.require_fit(vectors)
-        start = self.start.to(vectors.dtype).expand(len(vectors), 1, -1)  # [B, 1, H]
+        start = self.start.to(vectors.dtype).expand(vectors.shape[0], 1, -1)  # [B, 1, H]
         shifted = torch.cat((start, vectors[:, :-1]), dim=1)  # [B, T, H]
         mask = valid(vectors, lengths)  # [B, T]; the decoder's own padding is on the right and never seen
         output = self.model(inputs_embeds=vectors, attention_mask=mask, decoder_inputs_embeds=shifted)

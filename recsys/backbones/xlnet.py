@@ -52,7 +52,7 @@ class XLNet(Backbone):
         if not self.query_stream:
             raise ValueError("XLNet without a query stream takes no attention_mask")
         hides = (~(attention_mask & shown[:, None, :])).to(vectors.dtype)  # [B, T, T]
-        every = torch.eye(steps, dtype=vectors.dtype, device=vectors.device).expand(len(vectors), -1, -1)
+        every = torch.eye(steps, dtype=vectors.dtype, device=vectors.device).expand(vectors.shape[0], -1, -1)
         output = self.model(inputs_embeds=vectors, perm_mask=hides, target_mapping=every, use_mems=False)
         queried: Tensor = output.last_hidden_state
         return queried

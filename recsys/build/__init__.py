@@ -4,8 +4,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recsys.build.backbones import build_backbone, load_pretrained, settle
-from recsys.build.heads import build_heads, build_task_weights
+from recsys.build.backbones import build_backbone, settle
+from recsys.build.heads import ColumnCounts, build_heads, build_task_weights
 from recsys.build.inputs import TEXT, attach_text, build_inputs
 from recsys.build.losses import build_catalogue_loss
 from recsys.build.masking import build_detector, build_masking, positions_of, require_fit, validation_masking
@@ -19,16 +19,23 @@ __all__ = [
     "build_catalogue_loss",
     "build_masking",
     "build_model",
-    "load_pretrained",
     "settle",
     "validation_masking",
 ]
 
 
 def build_model(
-    config: ModelConfig, schema: Schema, items: pl.DataFrame, pretrained: Tensor | None = None
+    config: ModelConfig,
+    schema: Schema,
+    items: pl.DataFrame,
+    pretrained: Tensor | None = None,
+    *,
+    start_pretrained: bool = False,
+    counts: ColumnCounts | None = None,
 ) -> Recommender:
     """A recommender with fresh weights (drawn from torch's global generator).
+
+    A backbone that `model.peft` freezes always has the weights that `backbone.pretrained` names.
 
     Args:
         config: the `model` section.
@@ -36,13 +43,18 @@ def build_model(
         items: the workflow's item table, one row an id, with item-scope columns.
         pretrained: ``[V, E]`` text vectors of the items. Without them a schema with a `text` column gives a table of
             zeros, to be filled from a run's weights.
+        start_pretrained: read the weights that `backbone.pretrained` names.
+        counts: how often each id of a column of the events occurs in train, for class weights and negatives.
     """
     config, item = settle(config), schema.item()
     if pretrained is None and TEXT in schema:
         pretrained = torch.zeros(item.num_ids(), schema[TEXT].dimension or 0)
-    heads, weights = build_heads(config, schema, items)  # drawn before the rest: a seed's weights stay what they were
+    # Heads are drawn before the rest: a seed's weights stay what they were.
+    heads, weights = build_heads(config, schema, items, counts)
     inputs = build_inputs(config, schema, items, pretrained)
-    backbone = build_backbone(config.backbone, positions_of(config), config.masking == "permutation")
+    backbone = build_backbone(
+        config.backbone, positions_of(config), config.masking == "permutation", config.peft, start_pretrained
+    )
     require_fit(config, backbone)
     return Recommender(
         inputs=inputs,

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedModel
 
-from recsys.backbones import shapes
+from recsys.backbones import shapes, source
 from recsys.backbones.base import Backbone
 from recsys.backbones.gru import GRU
 from recsys.backbones.hf import Transformer, probe
@@ -16,21 +15,32 @@ from recsys.backbones.sasrec import SASRec
 from recsys.backbones.shapes import Sizes
 from recsys.backbones.t5 import T5
 from recsys.backbones.xlnet import XLNet
-from recsys.config import BackboneConfig, ModelConfig
+from recsys.build import peft as adapters
+from recsys.config import BackboneConfig, ModelConfig, PeftConfig
 from recsys.errors import ConfigError
 
 UNBOUNDED = ("t5", "xlnet")
 """Architectures whose positions are relative, whatever their configuration says."""
 
 
-def build_backbone(config: BackboneConfig, max_length: int, permutation: bool = False) -> Backbone:
-    """The module from ``([B, T, H], lengths [B])`` to ``[B, T, H]``, with fresh weights.
+def build_backbone(
+    config: BackboneConfig,
+    max_length: int,
+    permutation: bool = False,
+    peft: PeftConfig | None = None,
+    start_pretrained: bool = False,
+) -> Backbone:
+    """The module from ``([B, T, H], lengths [B])`` to ``[B, T, H]``, with fresh weights unless told otherwise.
 
     Args:
         config: settled (see `settle`).
         max_length: vectors that it reads at most.
         permutation: whether it is trained with permutation LM.
+        peft: what is trained in place of pretrained weights, which are then always read.
+        start_pretrained: read the weights that `pretrained` names, if it does.
     """
+    peft = peft or PeftConfig()
+    adapters.require_base(config, peft)
     own: dict[str, Any] = {
         "hidden_size": config.hidden_size,
         "num_layers": config.num_layers,
@@ -52,11 +62,18 @@ def build_backbone(config: BackboneConfig, max_length: int, permutation: bool = 
         case "gru":
             return GRU(**own)
         case _:
-            return _build_transformer(config, max_length, permutation)
+            if config.pretrained is None or not (start_pretrained or peft.freezes):
+                return _wrap(_fresh(config, max_length), config, max_length, permutation)
+            model, missing = _pretrained(config, max_length, peft)
+            backbone = _wrap(model, config, max_length, permutation)
+            source.require_complete(model, missing, config.pretrained)
+            adapters.freeze(backbone, config, peft)
+            return backbone
 
 
-def _build_transformer(config: BackboneConfig, max_length: int, permutation: bool) -> Backbone:
-    model, drop = _fresh(config, max_length), config.residual_dropout
+def _wrap(model: PreTrainedModel, config: BackboneConfig, max_length: int, permutation: bool) -> Backbone:
+    """A model of `transformers` as ours."""
+    drop = config.residual_dropout
     match config.name:
         case "auto":
             return Transformer(model, max_length=max_length, is_causal=probe(model, max(2, max_length)))
@@ -74,21 +91,45 @@ def _build_transformer(config: BackboneConfig, max_length: int, permutation: boo
             return Transformer(model, max_length=max_length, residual_dropout=drop)
 
 
+def _pretrained(config: BackboneConfig, max_length: int, peft: PeftConfig) -> tuple[PreTrainedModel, set[str]]:
+    """The model that `pretrained` names, quantised where asked, and the parameters that its files lack."""
+    assert config.pretrained is not None
+    changes = shapes.dropouts(config.name, config.attention_dropout, config.residual_dropout)
+    given, quantization = (config.pretrained, _described(config), changes), adapters.quantization(peft)
+    if source.find(config.pretrained).gguf is None:
+        options: dict[str, Any] = {"quantization": quantization, "device": adapters.place()}
+        model, missing = source.read_model(*given, dtype=adapters.dtype_of(peft), **options)
+    else:  # transformers does not quantise what it reads from such a file
+        model, missing = source.read_model(*given, dtype=adapters.dtype_of(peft))
+        adapters.quantise(model, quantization)
+    _require_positions(model, max_length)
+    return model, missing
+
+
+def _described(config: BackboneConfig) -> dict[str, Any]:
+    if not isinstance(config.architecture, dict):
+        raise ConfigError(f"model.backbone.architecture: '{config.architecture}' has not been read; call settle first")
+    return config.architecture
+
+
 def _fresh(config: BackboneConfig, max_length: int) -> PreTrainedModel:
     """The model of `transformers` that the fields, or the architecture, describe."""
     changes: dict[str, Any] = shapes.dropouts(config.name, config.attention_dropout, config.residual_dropout)
     if config.architecture is None:
         return shapes.fresh(config.name, _values(config, max_length), changes)
-    if isinstance(config.architecture, str):
-        raise ConfigError(f"model.backbone.architecture: '{config.architecture}' has not been read; call settle first")
-    model = shapes.fresh(str(config.architecture["model_type"]), config.architecture, changes)
+    architecture = _described(config)
+    model = shapes.fresh(str(architecture["model_type"]), architecture, changes)
+    _require_positions(model, max_length)
+    return model
+
+
+def _require_positions(model: PreTrainedModel, max_length: int) -> None:
     limit = getattr(model.config, "max_position_embeddings", None)
     if model.config.model_type not in UNBOUNDED and limit is not None and limit < max_length:
         raise ConfigError(
             f"model.backbone: this {model.config.model_type} has {limit} positions and {max_length} are needed; "
             f"lower model.max_length by {max_length - limit}"
         )
-    return model
 
 
 def _values(config: BackboneConfig, max_length: int) -> dict[str, Any]:
@@ -119,10 +160,14 @@ def _values(config: BackboneConfig, max_length: int) -> dict[str, Any]:
             raise ConfigError(f"model.backbone.name: {config.name} has no shape of its own")
 
 
-def settle(config: ModelConfig) -> ModelConfig:
+def settle(config: ModelConfig, complete: bool = False) -> ModelConfig:
     """The configuration with the architecture that `pretrained` or `architecture` names written out.
 
     A run saves it so, and is loaded without what was named. `hidden_size` and `num_layers` become the architecture's.
+
+    Args:
+        config: as it was given, or settled already, which changes nothing.
+        complete: take what a written-out architecture leaves open from the one that `pretrained` names.
 
     Raises:
         ConfigError: nothing is there; it is another architecture than `name`; a size that was set differs.
@@ -131,26 +176,21 @@ def settle(config: ModelConfig) -> ModelConfig:
     if backbone.pretrained is None and backbone.architecture is None:
         return config
     architecture = backbone.architecture
-    source = architecture if isinstance(architecture, str) else backbone.pretrained
+    given = architecture if isinstance(architecture, str) else backbone.pretrained
     if not isinstance(architecture, dict):
-        architecture = shapes.read_architecture(str(source))
+        architecture = source.read_architecture(str(given))
+    elif complete and backbone.pretrained is not None:
+        architecture = {**source.read_architecture(backbone.pretrained), **architecture}
     found = shapes.sizes_of(architecture)
     kind = architecture["model_type"]
     if backbone.name not in ("auto", kind):
         raise ConfigError(
-            f"model.backbone.name: is {backbone.name}, but {source or 'the architecture'} is {kind}; "
+            f"model.backbone.name: is {backbone.name}, but {given or 'the architecture'} is {kind}; "
             f"set name to {kind} or auto"
         )
     for field, value in found.items():
         stated = getattr(backbone, field)
         if field in backbone.model_fields_set and stated != value:
-            raise ConfigError(f"model.backbone.{field}: is {stated}, but {source or kind} has {value}; leave it out")
+            raise ConfigError(f"model.backbone.{field}: is {stated}, but {given or kind} has {value}; leave it out")
     settled = backbone.model_copy(update={"architecture": architecture, **found})
     return config.model_copy(update={"backbone": settled})
-
-
-def load_pretrained(backbone: nn.Module, config: BackboneConfig) -> None:
-    """Give a fresh backbone the weights that `pretrained` names; without it nothing happens."""
-    if config.pretrained is not None:
-        assert isinstance(backbone, Transformer | T5 | XLNet)
-        shapes.load_weights(backbone.model, config.pretrained)

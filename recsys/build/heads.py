@@ -1,6 +1,6 @@
 """The main head, the auxiliary ones, and how their losses are weighed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import polars as pl
 import torch
@@ -14,6 +14,9 @@ from recsys.losses import MeanSquaredError, UncertaintyWeights, given_weights, i
 from recsys.schema import CLASSIFICATION, TARGET, Column, Kind, Schema, Scope
 
 COUNT = "count"  # column of the item table: events in train
+ColumnCounts = Callable[[str], Sequence[float]]
+"""Gives how often each id of a column of the events occurs in train (`recsys.etl.fitted.Fitted.id_counts`)."""
+
 LOSSES = {
     "classes": ("cross_entropy", "focal", "tversky", "sampled_softmax", "bce", "gbce", "info_nce"),
     "binary": ("binary_cross_entropy",),
@@ -23,7 +26,7 @@ LOSSES = {
 
 
 def build_heads(
-    config: ModelConfig, schema: Schema, items: pl.DataFrame
+    config: ModelConfig, schema: Schema, items: pl.DataFrame, counts: ColumnCounts | None = None
 ) -> tuple[dict[str, CatalogueHead | RealHead], dict[str, float]]:
     """Heads by column, the item's first, and the weight of each one's loss.
 
@@ -31,11 +34,14 @@ def build_heads(
         config: the `model` section.
         schema: of the sequence dataset.
         items: the workflow's item table; negatives and class weights may need its counts.
+        counts: of the ids of a column of events in train, likewise.
     """
     item = schema.item()
     auxiliary = _auxiliary(config, schema)
     heads: dict[str, CatalogueHead | RealHead] = {item.name: _build_main(config, item, items)}
-    heads |= {a.column: _build_auxiliary(a, schema[a.column], config, item, items) for a in auxiliary}
+    for a in auxiliary:
+        column = schema[a.column]
+        heads[a.column] = _build_auxiliary(a, column, config, _counts_of(column, item, items, counts))
     return heads, {item.name: 1.0, **{a.column: a.weight for a in auxiliary}}
 
 
@@ -60,6 +66,7 @@ def _build_main(config: ModelConfig, item: Column, items: pl.DataFrame) -> Catal
         loss=loss,
         bias=config.bias,
         tied_size=config.inputs.embedding_size if config.tied else None,
+        direct=config.inputs.direct,
         dropout=config.output_dropout,
         similarity=config.similarity,
         temperature=config.temperature,
@@ -70,7 +77,7 @@ def _build_main(config: ModelConfig, item: Column, items: pl.DataFrame) -> Catal
 
 
 def _build_auxiliary(
-    config: AuxiliaryConfig, column: Column, model: ModelConfig, item: Column, items: pl.DataFrame
+    config: AuxiliaryConfig, column: Column, model: ModelConfig, counts: Counts
 ) -> CatalogueHead | RealHead:
     size = model.backbone.hidden_size
     kind = _kind(config, column)
@@ -80,7 +87,6 @@ def _build_auxiliary(
     loss = config.loss or LossConfig.model_validate({"name": "focal" if kind == "classes" else LOSSES[kind][0]})
     _require_loss(where, loss, kind)
     if kind == "classes":
-        counts = _counts_of(column, item, items)
         built, sampler = build_class_loss(loss, column.num_ids(), column.first_id, counts)
         return CatalogueHead(
             hidden_size=size,
@@ -124,14 +130,19 @@ def _class_weights(loss: LossConfig, column: Column, counts: Counts) -> Tensor |
     return given_weights(list(loss.class_weights), column.name, column.num_ids(), column.first_id)
 
 
-def _counts_of(column: Column, item: Column, items: pl.DataFrame) -> Counts:
-    """Counts in train of a column's ids ``[V]``: those of the items, summed over the items of each id."""
+def _counts_of(column: Column, item: Column, items: pl.DataFrame, more: ColumnCounts | None = None) -> Counts:
+    """Counts in train of a column's ids ``[V]``.
+
+    Of a column of the items they are those of the items, summed over the items of each id; `more` gives those of a
+    column of the events.
+    """
 
     def counts() -> Tensor:
         if column.scope is not Scope.ITEM and column.name != item.name:
-            raise ConfigError(
-                f"column '{column.name}': the item table has no counts of it; give class_weights as a list"
-            )
+            if more is None:
+                fix = "the item table has no counts of it; give class_weights as a list"
+                raise ConfigError(f"column '{column.name}': {fix}")
+            return torch.tensor(more(column.name), dtype=torch.float64)
         if COUNT not in items.columns:
             raise ConfigError(f"column '{column.name}': the item table has no column '{COUNT}'; run preprocess again")
         of_items = torch.from_numpy(items.get_column(COUNT).fill_null(0).to_numpy().astype("float64"))
@@ -155,6 +166,9 @@ def _auxiliary(config: ModelConfig, schema: Schema) -> list[AuxiliaryConfig]:
         column = schema[head.column]
         if column.kind not in (Kind.CATEGORICAL, Kind.CONTINUOUS):
             raise ConfigError(f"model.auxiliary: column '{head.column}' is {column.kind.value}; it cannot be predicted")
+        if column.multi_valued or column.scope is Scope.SEQUENCE:
+            why = "holds lists" if column.multi_valued else "is one value a sequence"
+            raise ConfigError(f"model.auxiliary: column '{head.column}' {why}; it cannot be predicted")
         if head.column == schema.item().name:
             raise ConfigError(f"model.auxiliary: '{head.column}' is the main head already")
     return config.auxiliary

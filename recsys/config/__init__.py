@@ -30,6 +30,7 @@ from recsys.config.inputs import InputsConfig
 from recsys.config.losses import AuxiliaryConfig, LossConfig, NegativesConfig
 from recsys.config.masking import MaskedConfig
 from recsys.config.model import ModelConfig
+from recsys.config.peft import PeftConfig
 from recsys.config.run import RunConfig, load_config, save_config
 from recsys.config.training import EvaluationConfig, TrainingConfig
 
@@ -49,6 +50,7 @@ __all__ = [
     "MaskedConfig",
     "ModelConfig",
     "NegativesConfig",
+    "PeftConfig",
     "Probability",
     "RunConfig",
     "Share",

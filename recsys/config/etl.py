@@ -92,6 +92,8 @@ class CategoricalConfig(StrictModel):
     hash_buckets: Annotated[int, Field(ge=0)] = 0  # ids shared by values without one (by hash); 0: all get id 2
     vocabulary: str | None = None  # file of the values in id order: text (one a line), .csv or .parquet; None: fitted
     vocabulary_column: str | None = None  # of a .csv or .parquet file; None: named as this column, or the only one
+    multi_valued: bool = False  # a row holds a list of values
+    delimiter: str | None = None  # between the values of a list that is written as text, as in CSV
 
     @model_validator(mode="after")
     def _fitted_or_given(self) -> Self:
@@ -99,6 +101,10 @@ class CategoricalConfig(StrictModel):
             raise ValueError("a given vocabulary is used whole; take out min_count and top_k")
         if self.vocabulary is None and self.vocabulary_column is not None:
             raise ValueError("vocabulary_column without vocabulary; name the file")
+        if self.delimiter is not None and not self.multi_valued:
+            raise ValueError("delimiter without multi_valued: true; a column of one value a row is not divided")
+        if self.delimiter == "":
+            raise ValueError("delimiter: an empty text divides nothing; name what stands between two values")
         return self
 
 
@@ -157,6 +163,8 @@ class EtlConfig(StrictModel):
     )
     time: TimeConfig = Field(default_factory=TimeConfig)
     bucketise: dict[str, BucketiseConfig] = Field(default_factory=dict)  # by column of numbers
+    # Columns of events, named above too, that have one value a sequence: stored once, read as its context.
+    context: list[str] = Field(default_factory=list)
     text: list[str] | None = None  # columns passed on as they are; None: description where the commands have it
     optional: list[str] = Field(default_factory=lambda: ["user_id", "cat", "classification", "target", "merge_count"])
     min_length: Count = 1  # events; shorter sequences leave (counted)

@@ -36,6 +36,9 @@ class InputsConfig(StrictModel):
     gaps: dict[str, GapConfig] = Field(default_factory=dict)  # by column of seconds; the others are `continuous`
     clock: Literal["embedding", "sin_cos"] = "embedding"  # of the classes hour and weekday
     dropout: Probability = 0.1
+    # Streams of ids enter the fusion and the backbone as they are, without learned maps in between, and a tied output
+    # table is the embedding itself: SASRec's way. embedding_size, fusion_size and backbone.hidden_size must be equal.
+    direct: bool = False
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

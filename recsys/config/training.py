@@ -17,6 +17,7 @@ class TrainingConfig(StrictModel):
     batch_events: Count | None = (
         None  # about this many events a batch, so that steps weigh events alike; None: no limit
     )
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = "adamw"  # others: GPU, bitsandbytes
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     min_learning_rate_ratio: Share = 0.0  # the schedule's end, as a share of learning_rate
     schedule: Literal["linear", "cosine", "constant"] = "linear"

@@ -2,7 +2,9 @@
 
 Being a `Mapping`, it is moved to a device by Trainer, accelerate and DistributedDataParallel as it is.
 
-Keys: ``inputs.<column> [B, T]``, ``lengths [B]``, ``row_id [B]``, and for each head
+Keys: ``inputs.<column> [B, T]`` (``[B]`` of a column of one value a sequence; of a column of lists their ids one after
+the other, ``[K]``, and in ``inputs.<column>.offsets [B * T + 1]`` where each timestep's list starts), ``lengths [B]``,
+``row_id [B]``, and for each head
 ``labels.<head>.positions [P]`` (index into the flattened ``[B * T]`` hidden states) and ``labels.<head>.targets [P]``.
 """
 
@@ -40,7 +42,7 @@ class Batch(Mapping[str, Tensor]):
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """Input columns by name, each ``[B, T]``."""
+        """Input columns by name, ``[B, T]`` unless the module says otherwise."""
         return {k.removeprefix("inputs."): v for k, v in self._tensors.items() if k.startswith("inputs.")}
 
     def labels(self, head: str) -> tuple[Tensor, Tensor]:

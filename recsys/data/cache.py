@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from recsys.data.flatten import CONTENTS, Flat, flatten, open_flat
+from recsys.data.flatten import CONTENTS, Flat, Further, flatten, open_flat
 from recsys.errors import InputError, RecsysError, one_line
 from recsys.runtime import note
 
@@ -34,7 +34,9 @@ class _NotWritable(Exception):
     """The folder cannot hold a copy."""
 
 
-def open_split(dataset: Path, split: str, files: Sequence[Path], dtypes: Mapping[str, str]) -> Flat:
+def open_split(
+    dataset: Path, split: str, files: Sequence[Path], dtypes: Mapping[str, str], further: Further | None = None
+) -> Flat:
     """Flat arrays of the Parquet `files` of a split, mapped; built first where they are not there yet.
 
     Where the dataset's folder is read-only, the copy is kept in the system's temporary folder, which is said once.
@@ -44,13 +46,15 @@ def open_split(dataset: Path, split: str, files: Sequence[Path], dtypes: Mapping
         split: name of the split.
         files: its shards, in order.
         dtypes: list columns to numpy dtypes.
+        further: columns of other forms.
 
     Raises:
         InputError: see `flatten`; or there is no room for the copy.
     """
-    name = f"{split}-{_fingerprint(files, dtypes)}"
+    further = further or Further()
+    name = f"{split}-{_fingerprint(files, dtypes, further)}"
     try:
-        return _open_or_build(dataset / CACHE, name, split, files, dtypes)
+        return _open_or_build(dataset / CACHE, name, split, files, dtypes, further)
     except _NotWritable as error:
         ready = _open(dataset / CACHE / name)
         if ready is not None:
@@ -59,14 +63,16 @@ def open_split(dataset: Path, split: str, files: Sequence[Path], dtypes: Mapping
         if not (folder / name / CONTENTS).is_file():
             note(f"{dataset}: is not writable ({one_line(error)}), so its flat copy is kept in {folder}")
         try:
-            return _open_or_build(folder, name, split, files, dtypes)
+            return _open_or_build(folder, name, split, files, dtypes, further)
         except _NotWritable as second:
             raise InputError(f"{folder}: cannot be written: {second}; set TMPDIR to a folder with room") from second
 
 
-def _fingerprint(files: Sequence[Path], dtypes: Mapping[str, str]) -> str:
+def _fingerprint(files: Sequence[Path], dtypes: Mapping[str, str], further: Further) -> str:
     """Changes when a shard does: names, sizes, times and last 64 KiB (where Parquet keeps its statistics)."""
     digest = hashlib.sha256(json.dumps([_VERSION, list(dtypes.items())]).encode())
+    if further.names:
+        digest.update(json.dumps([list(further.bags.items()), list(further.once.items())]).encode())
     for path in files:
         status = path.stat()
         digest.update(f"\n{path.name} {status.st_size} {status.st_mtime_ns} ".encode())
@@ -76,7 +82,9 @@ def _fingerprint(files: Sequence[Path], dtypes: Mapping[str, str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _open_or_build(folder: Path, name: str, split: str, files: Sequence[Path], dtypes: Mapping[str, str]) -> Flat:
+def _open_or_build(
+    folder: Path, name: str, split: str, files: Sequence[Path], dtypes: Mapping[str, str], further: Further
+) -> Flat:
     with _locked(folder, split) as alone:
         ready = _open(folder / name)
         if ready is not None:
@@ -89,7 +97,7 @@ def _open_or_build(folder: Path, name: str, split: str, files: Sequence[Path], d
             raise _NotWritable(error.strerror or str(error)) from error
         try:
             work.chmod(0o755)
-            flatten(files, dtypes, work)
+            flatten(files, dtypes, work, further)
             pa.default_memory_pool().release_unused()
             _publish(work, folder / name)
         except RecsysError:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from recsys.data.bags import OFFSETS
 from recsys.data.batch import Batch
 from recsys.data.dataset import Array, SequenceDataset, Windows
 from recsys.schema import Kind
@@ -79,6 +80,11 @@ class Collator:
         ahead = masked.input_mask is None and masked.attention_mask is None
         inputs = _inputs_ahead(columns, lengths) if ahead else columns
         tensors = {f"inputs.{name}": self._tensor(name, values) for name, values in inputs.items()}
+        for name, values in self.dataset.context.items():
+            tensors[f"inputs.{name}"] = self._tensor(name, values[windows.row])  # [B]
+        for name, (values, offsets) in self.dataset.gather_bags(windows, ahead).items():
+            tensors |= {f"inputs.{name}": torch.from_numpy(values)}
+            tensors |= {f"inputs.{name}{OFFSETS}": torch.from_numpy(offsets)}
         tensors["lengths"] = length - 1 if ahead else length
         tensors["row_id"] = torch.from_numpy(windows.row.astype(np.int64))
         times = self.dataset.gather_times(windows)
@@ -119,8 +125,7 @@ class Collator:
         return values >= column.first_id
 
     def _tensor(self, name: str, values: Array) -> Tensor:
-        kind = self.dataset.schema[name].kind
-        return torch.from_numpy(values.astype(np.int64 if kind is Kind.CATEGORICAL else np.float32))
+        return torch.from_numpy(self.dataset.cast(name, values))
 
 
 def _inputs_ahead(columns: dict[str, Array], lengths: Array) -> dict[str, Array]:

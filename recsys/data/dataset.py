@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from recsys.data.bags import OFFSETS, Bags
 from recsys.data.cache import open_split
-from recsys.data.flatten import SCORED_FROM, check_scored_from
+from recsys.data.flatten import SCORED_FROM, Further, check_scored_from
 from recsys.data.names import Names
 from recsys.data.pages import Pages
 from recsys.errors import InputError, one_line
@@ -70,6 +71,8 @@ class SequenceDataset:
         scored_from: int32 ``[S]``, place in its sequence of the first event that validation and evaluation score; those
             before it are context. None where the data do not say: every event but the first is scored.
         times: int64 ``[N]``, microseconds of each event; None unless they were asked for.
+        bags: event-scope columns whose value is a list.
+        context: columns of scope `sequence`, each ``[S]``: int32 ids, float32 numbers.
     """
 
     schema: Schema
@@ -80,6 +83,8 @@ class SequenceDataset:
     groups: Names
     scored_from: Array | None = None
     times: Array | None = None
+    bags: dict[str, Bags] = field(default_factory=dict)
+    context: dict[str, Array] = field(default_factory=dict)
     _pages: Pages = field(default_factory=Pages, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -117,12 +122,17 @@ class SequenceDataset:
             )
         schema = Schema.load(dataset / "schema.json")
         items = _read(dataset / "workflow" / "items.parquet")
-        wanted = {c.name: _DTYPES[c.kind][0] for c in _event_columns(schema)}
-        flat = open_split(dataset, split, files, {**wanted, TIMESTAMP: "int64"} if times else wanted)
+        wanted, lists, once = (
+            {c.name: _DTYPES[c.kind][0] for c in found}
+            for found in (_event_columns(schema), _list_columns(schema), _context_columns(schema))
+        )
+        dtypes = {**wanted, TIMESTAMP: "int64"} if times else wanted
+        flat = open_split(dataset, split, files, dtypes, Further(lists, once))
         columns = {name: flat.columns[name] for name in wanted}
         when = flat.columns[TIMESTAMP] if times else None
         item_columns = _item_columns(schema, items)
-        return cls(schema, flat.offsets, columns, item_columns, flat.keys, flat.groups, flat.scored_from, when)
+        known = (flat.keys, flat.groups, flat.scored_from, when, flat.bags, flat.once)
+        return cls(schema, flat.offsets, columns, item_columns, *known)
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame, schema: Schema, items: pl.DataFrame, times: bool = False) -> Self:
@@ -136,7 +146,10 @@ class SequenceDataset:
         if SCORED_FROM in frame.columns:
             scored_from = check_scored_from(frame.get_column(SCORED_FROM).to_arrow(), 0, "sequences")
         when = frame.get_column(TIMESTAMP).explode(empty_as_null=False).to_numpy() if times else None
-        return cls(schema, offsets, columns, _item_columns(schema, items), keys, groups, scored_from, when)
+        bags = {c.name: _bags(frame, c, int(offsets[-1])) for c in _list_columns(schema)}
+        context = {c.name: _single(frame, c) for c in _context_columns(schema)}
+        known = (keys, groups, scored_from, when, bags, context)
+        return cls(schema, offsets, columns, _item_columns(schema, items), *known)
 
     def gather(self, windows: Windows) -> tuple[dict[str, Array], Array]:
         """Event columns of the windows, right-padded with zeros: each ``[B, T]``, and lengths ``[B]``."""
@@ -152,6 +165,38 @@ class SequenceDataset:
         self._pages.note(self.columns.values())
         return padded, lengths
 
+    def gather_bags(self, windows: Windows, ahead: bool = False) -> dict[str, tuple[Array, Array]]:
+        """Lists of the windows' events, by column: ids int64 ``[K]`` and offsets ``[B * T + 1]``, row by row.
+
+        What pads a window has empty lists. ahead: without each window's last event, T being one less.
+        """
+        if not self.bags:
+            return {}
+        lengths = windows.lengths - ahead
+        steps = np.arange(max(0, int(lengths.max(initial=0))))
+        index = np.minimum(windows.start[:, None] + steps[None, :], windows.stop[:, None] - 1)  # [B, T]
+        keep = (steps[None, :] < lengths[:, None]).ravel()
+        taken = {name: bag.take(index.ravel(), keep) for name, bag in self.bags.items()}
+        self._pages.note([array for bag in self.bags.values() for array in (bag.values, bag.offsets)])
+        return taken
+
+    def events(self, events: Array) -> dict[str, Array]:
+        """All that a model reads of `events` ``[U]`` (flat indices), as one row of a batch.
+
+        Columns ``[1, U]``, those of their sequences among them; of lists ids ``[K]`` and offsets ``[U + 1]``.
+        """
+        found = {name: self.cast(name, values[events])[None] for name, values in self.columns.items()}
+        if self.context:
+            rows = np.searchsorted(self.offsets, events, side="right") - 1
+            found |= {name: self.cast(name, values[rows])[None] for name, values in self.context.items()}
+        for name, bag in self.bags.items():
+            found[name], found[name + OFFSETS] = bag.take(events)
+        return found
+
+    def cast(self, name: str, values: Array) -> Array:
+        """Values of a column as a model reads them: int64 ids, float32 numbers."""
+        return values.astype(np.int64 if self.schema[name].kind is Kind.CATEGORICAL else np.float32)
+
     def gather_times(self, windows: Windows) -> Array | None:
         """Times of the windows' events, int64 ``[B, T]``, padded with each last one; None where none were loaded."""
         if self.times is None:
@@ -164,7 +209,15 @@ class SequenceDataset:
 
 
 def _event_columns(schema: Schema) -> list[Column]:
-    return [c for c in schema.columns if c.scope is Scope.EVENT and c.kind in _DTYPES]
+    return [c for c in schema.columns if c.scope is Scope.EVENT and c.kind in _DTYPES and not c.multi_valued]
+
+
+def _list_columns(schema: Schema) -> list[Column]:
+    return [c for c in schema.columns if c.scope is Scope.EVENT and c.multi_valued]
+
+
+def _context_columns(schema: Schema) -> list[Column]:
+    return [c for c in schema.columns if c.scope is Scope.SEQUENCE and c.kind in _DTYPES]
 
 
 def _item_columns(schema: Schema, items: pl.DataFrame) -> dict[str, Array]:
@@ -183,10 +236,39 @@ def _read(path: Path) -> pl.DataFrame:
 def _flat(frame: pl.DataFrame, column: Column, events: int) -> Array:
     """A list column's values, one after the other (empty lists contribute nothing)."""
     name = column.name
-    if name not in frame.columns:
-        raise InputError(f"sequence dataset: column '{name}' of the schema is missing; preprocess again")
+    _require(frame, name)
     values = frame.get_column(name).explode(empty_as_null=False)
     if len(values) != events or values.null_count():
         found = f"{len(values) - values.null_count()} values for {events} events"
         raise InputError(f"sequence dataset: column '{name}' has {found}; preprocess again")
     return np.ascontiguousarray(values.cast(_DTYPES[column.kind][1]).to_numpy())
+
+
+def _bags(frame: pl.DataFrame, column: Column, events: int) -> Bags:
+    """A column of lists of lists."""
+    name = column.name
+    _require(frame, name)
+    lists = frame.get_column(name).explode(empty_as_null=False)
+    values = lists.explode(empty_as_null=False)
+    if len(lists) != events or lists.null_count() or values.null_count():
+        found = f"{len(lists) - lists.null_count()} lists for {events} events, {values.null_count()} values missing"
+        raise InputError(f"sequence dataset: column '{name}' has {found}; preprocess again")
+    offsets = np.concatenate(([0], np.cumsum(lists.list.len().to_numpy(), dtype=np.int64)))
+    return Bags(np.ascontiguousarray(values.cast(_DTYPES[column.kind][1]).to_numpy()), offsets)
+
+
+def _single(frame: pl.DataFrame, column: Column) -> Array:
+    """A column of one value a sequence."""
+    _require(frame, column.name)
+    values = frame.get_column(column.name)
+    if values.dtype.is_nested() or values.null_count():
+        found = f"is {values.dtype}" if values.dtype.is_nested() else "holds nulls"
+        raise InputError(
+            f"sequence dataset: column '{column.name}' {found}, not one value a sequence; preprocess again"
+        )
+    return np.ascontiguousarray(values.cast(_DTYPES[column.kind][1]).to_numpy())
+
+
+def _require(frame: pl.DataFrame, name: str) -> None:
+    if name not in frame.columns:
+        raise InputError(f"sequence dataset: column '{name}' of the schema is missing; preprocess again")

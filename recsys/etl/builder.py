@@ -69,6 +69,8 @@ class Etl:
         hash_buckets: int = 0,
         vocabulary: str | None = None,
         vocabulary_column: str | None = None,
+        multi_valued: bool = False,
+        delimiter: str | None = None,
         optional: bool = False,
     ) -> Self:
         """A column of ids.
@@ -78,6 +80,7 @@ class Etl:
             top_k: at most so many values have one, the most frequent.
             hash_buckets: ids shared by the values without one; 0: they all get id 2. Not for item_id.
             vocabulary: file of the values in id order, instead of fitting; `vocabulary_column` of a table.
+            multi_valued: a row holds a list of values; `delimiter` divides one that is written as text.
             optional: the column may be missing.
         """
         column = {
@@ -86,6 +89,8 @@ class Etl:
             "hash_buckets": hash_buckets,
             "vocabulary": vocabulary,
             "vocabulary_column": vocabulary_column,
+            "multi_valued": multi_valued,
+            "delimiter": delimiter,
         }
         return self._with("categorical", name, column, optional)
 
@@ -120,6 +125,10 @@ class Etl:
         """Columns passed on as they are: of the items where the commands have them, else of the events."""
         made = self._set("text", list(dict.fromkeys([*self.values.get("text", []), *names])))
         return made._optional(names) if optional else made
+
+    def context(self, *names: str) -> Self:
+        """Columns, named before or after this, that have one value a sequence."""
+        return self._set("context", list(dict.fromkeys([*self.values.get("context", []), *names])))
 
     def newest(self, events: int) -> Self:
         """Keep so many events at the end of a training sequence."""

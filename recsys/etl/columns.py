@@ -57,6 +57,8 @@ def _kind(kind: pa.DataType) -> str:
         return "number with a fraction"
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return "text"
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return f"a list of {_kind(kind.value_type)}"
     if pa.types.is_timestamp(kind):
         return "time with a zone" if kind.tz else "time"
     return str(kind)

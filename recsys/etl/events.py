@@ -4,7 +4,7 @@ Times may be whole numbers (microseconds since 1970 UTC), numbers with a fractio
 dates with a time (without a zone: UTC) or ISO 8601 text.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from recsys.errors import InputError, missing_column, one_line
 from recsys.etl.columns import check_names, check_types
+from recsys.etl.lists import as_lists, not_plain
 from recsys.etl.operators import MICROSECONDS
 from recsys.etl.split import SplitResult, load_splits
 from recsys.etl.spread import LOCAL, Batch, Buckets, dictionary_of, spread
@@ -29,6 +30,7 @@ MAX_BUCKETS = 512  # open files
 CSV_BYTES_PER_ROW = 60  # a guess that only sets the number of buckets
 LATEST_SECOND = 1e11  # the year 5138: larger numbers with a fraction were not meant as seconds
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
+_NO_LISTS: Mapping[str, str | None] = {}
 REQUIRED = (SESSION_ID, ITEM_ID, TIMESTAMP)
 
 
@@ -50,6 +52,7 @@ class Events:
         wanted: Sequence[str],
         numbers: Sequence[str] = (),
         text: Sequence[str] = (),
+        lists: Mapping[str, str | None] = _NO_LISTS,
         *,
         merge: bool = False,
     ) -> Buckets:
@@ -59,6 +62,7 @@ class Events:
             work: an existing folder for temporary files.
             numbers: of the columns, those to be read as numbers.
             text: those whose values are not numbered, since most are different.
+            lists: those whose values are lists, and what divides one that is written as text.
             merge: parts are buckets of users, with `session_id` as `as_users` makes it.
 
         Raises:
@@ -66,7 +70,7 @@ class Events:
         """
         check_types(self.files, numbers)
         rows = self.frame.height if self.frame is not None else sum(_rows(file) for file in self.files)
-        reading = _Reading(list(dict.fromkeys(wanted)), tuple(numbers), tuple(text))
+        reading = _Reading(list(dict.fromkeys(wanted)), tuple(numbers), tuple(text), dict(lists))
         batches = progress(self._batches(reading), "Read", total=-(-rows // BATCH_ROWS), unit="batch")
         return spread(batches, rows, BUCKET_ROWS, MAX_BUCKETS, work, self._source(), merge=merge)
 
@@ -74,6 +78,14 @@ class Events:
         return str(self.files[0]) if len(self.files) == 1 else self.name
 
     def _batches(self, reading: "_Reading") -> Iterator[Batch]:
+        for columns, source, first_row in self._parts(reading):
+            yield reading.batch(columns, source, first_row)
+
+    def parts(self, wanted: Sequence[str]) -> Iterator[tuple[dict[str, pa.Array | pl.Series], object, int]]:
+        """Columns as they are read, part by part; where they come from, and the number of the first row."""
+        return self._parts(_Reading(list(wanted), (), tuple(wanted), _NO_LISTS))
+
+    def _parts(self, reading: "_Reading") -> Iterator[tuple[dict[str, pa.Array | pl.Series], object, int]]:
         if self.frame is not None:
             for column in reading.wanted:
                 if column not in self.frame.columns:
@@ -81,11 +93,11 @@ class Events:
             frame = self.frame.select(reading.wanted)
             for start in range(0, frame.height, BATCH_ROWS):
                 part = frame.slice(start, BATCH_ROWS)
-                yield reading.batch(dict(zip(part.columns, part.iter_columns(), strict=True)), self.name, start + 1)
+                yield dict(zip(part.columns, part.iter_columns(), strict=True)), self.name, start + 1
         for file in self.files:
             row = 1
             for batch in _record_batches(file, reading):
-                yield reading.batch(dict(zip(batch.schema.names, batch.columns, strict=True)), file, row)
+                yield dict(zip(batch.schema.names, batch.columns, strict=True)), file, row
                 row += batch.num_rows
 
 
@@ -96,11 +108,13 @@ class _Reading:
     wanted: list[str]
     numbers: tuple[str, ...]
     text: tuple[str, ...]
+    lists: Mapping[str, str | None]
 
     @property
     def words(self) -> list[str]:
         """Columns of names and classes."""
-        return [n for n in self.wanted if n != TIMESTAMP and n not in self.numbers and n not in self.text]
+        others = {TIMESTAMP, *self.numbers, *self.text, *self.lists}
+        return [n for n in self.wanted if n not in others]
 
     def batch(self, columns: dict[str, pa.Array | pl.Series], source: object, first_row: int) -> Batch:
         """Check and normalise columns as they were read."""
@@ -117,7 +131,7 @@ class _Reading:
                     words[name] = dictionary_of(arrow)
                     continue
             plain = values if isinstance(values, pl.Series) else pl.Series(name, pl.from_arrow(values))
-            plain = normalised(plain.alias(name), source, self.numbers, first_row)
+            plain = normalised(plain.alias(name), source, self.numbers, first_row, self.lists)
             is_dense = plain.dtype.is_numeric() and not plain.null_count()
             numbers[name] = plain.to_numpy() if is_dense else plain.to_arrow()
         for name in (SESSION_ID, TIMESTAMP):
@@ -265,8 +279,14 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def normalise(frame: pl.DataFrame, source: object, numbers: Sequence[str] = (), first_row: int = 1) -> pl.DataFrame:
-    """Text columns as String, `timestamp` as Int64 microseconds, `numbers` as Float64; the rest as text.
+def normalise(
+    frame: pl.DataFrame,
+    source: object,
+    numbers: Sequence[str] = (),
+    first_row: int = 1,
+    lists: Mapping[str, str | None] = _NO_LISTS,
+) -> pl.DataFrame:
+    """`timestamp` as Int64 microseconds, `numbers` as Float64, `lists` (see `Events.spread`) of text; the rest as text.
 
     Raises:
         InputError: a required column is missing, a session id or time is null, a value cannot be read (names
@@ -275,7 +295,7 @@ def normalise(frame: pl.DataFrame, source: object, numbers: Sequence[str] = (), 
     for column in REQUIRED:
         if column not in frame.columns:
             raise missing_column(source, column, frame.columns)
-    columns = [normalised(series, source, numbers, first_row) for series in frame.get_columns()]
+    columns = [normalised(series, source, numbers, first_row, lists) for series in frame.get_columns()]
     result = pl.DataFrame(columns)
     for column in (SESSION_ID, TIMESTAMP):
         if result[column].null_count():
@@ -284,10 +304,18 @@ def normalise(frame: pl.DataFrame, source: object, numbers: Sequence[str] = (), 
     return result
 
 
-def normalised(series: pl.Series, source: object, numbers: Sequence[str] = (), first_row: int = 1) -> pl.Series:
+def normalised(
+    series: pl.Series,
+    source: object,
+    numbers: Sequence[str] = (),
+    first_row: int = 1,
+    lists: Mapping[str, str | None] = _NO_LISTS,
+) -> pl.Series:
     """One column as `normalise` has it."""
+    if series.name in lists:
+        return as_lists(series, source, lists[series.name])
     if _is_odd(series.dtype):
-        raise InputError(f"{source}: column '{series.name}' is {series.dtype}; one plain value a row is needed")
+        raise InputError(not_plain(source, series.name, series.dtype, numbers))
     if series.name == TIMESTAMP:
         return _read(series, to_microseconds, source, first_row, _TIME_FORMS)
     if series.name in numbers:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 
 from recsys.config import EtlConfig
+from recsys.etl.lists import encode_lists
 from recsys.etl.operators import COUNT, Buckets, Scaling, Vocabulary, label_counts, time_id
 from recsys.etl.plan import Counts, Plan, bucket_name
 from recsys.schema import ITEM_ID, NULL_ID, OOV_ID, TIMESTAMP, Column, Kind, Schema, Scope, Tag
@@ -50,9 +52,21 @@ class Fitted:
                 return label_counts(counts.numbers[source], buckets)
         return counts.values.get(name, pl.DataFrame(schema={"value": pl.String, COUNT: pl.Int64}))
 
+    def id_counts(self, name: str) -> list[float]:
+        """How often each id of a categorical column occurs in train (values of lists count one by one).
+
+        What has no id of its own is shared out evenly over the hash buckets, where there are some.
+        """
+        vocabulary = self.vocabularies[name]
+        shared = vocabulary.hash_buckets
+        tail = [vocabulary.oov_count / shared] * shared if shared else []
+        return [0.0, vocabulary.null_count, 0.0 if shared else vocabulary.oov_count, *vocabulary.counts, *tail]
+
     def id_encoders(self) -> list[pl.Expr]:
         """Prepared classes to ids (Int32), under their names in the sequences."""
-        return [self.vocabularies[name].encode(name) for name in self.plan.event_categorical]
+        lists = self.plan.event_lists
+        encoders = [self.vocabularies[n].encode(n) for n in self.plan.event_categorical if n not in lists]
+        return encoders + [encode_lists(self.vocabularies[name], name) for name in lists]
 
     def number_encoders(self) -> list[pl.Expr]:
         """Prepared times and numbers to ids (Int32) and scaled numbers (Float32), by their names in the sequences."""
@@ -64,7 +78,7 @@ class Fitted:
     @property
     def schema(self) -> Schema:
         """Columns of the sequences and of `items`."""
-        plan = self.plan
+        plan, once = self.plan, self.plan.of_sequences
         columns = [self._categorical(name, Scope.EVENT) for name in plan.event_categorical]
         columns += [self._categorical(name, Scope.EVENT, source=TIMESTAMP) for name in plan.time]
         for name in plan.bucketised:
@@ -74,7 +88,8 @@ class Fitted:
         for name in plan.continuous:
             scaling = self.scalings[name]
             statistics = {t: 1.0 for t in scaling.transforms} | {"mean": scaling.mean, "std": scaling.std}
-            columns.append(Column(name=name, kind=Kind.CONTINUOUS, dtype="float32", statistics=statistics))
+            more: dict[str, Any] = {"scope": Scope.SEQUENCE, "tags": [Tag.CONTEXT]} if name in once else {}
+            columns.append(Column(name=name, kind=Kind.CONTINUOUS, dtype="float32", statistics=statistics, **more))
         for scope, names in ((Scope.EVENT, plan.event_text), (Scope.ITEM, plan.item_text)):
             columns += [Column(name=name, kind=Kind.TEXT, scope=scope, dtype="string") for name in names]
         return Schema(columns=columns)
@@ -116,15 +131,16 @@ class Fitted:
     def _categorical(
         self, name: str, scope: Scope, source: str | None = None, boundaries: list[float] | None = None
     ) -> Column:
-        vocabulary = self.vocabularies[name]
+        vocabulary, once = self.vocabularies[name], name in self.plan.of_sequences
         return Column(
             name=name,
             kind=Kind.CATEGORICAL,
-            scope=scope,
-            tags=[Tag.ITEM_ID] if name == ITEM_ID else [],
+            scope=Scope.SEQUENCE if once else scope,
+            tags=[Tag.ITEM_ID] if name == ITEM_ID else [Tag.CONTEXT] if once else [],
             dtype="int32",
             cardinality=vocabulary.cardinality,
             hash_buckets=vocabulary.hash_buckets,
+            multi_valued=name in self.plan.multi_valued,
             old_cardinality=self.ancestry[-1].cardinalities.get(name) if self.ancestry else None,
             source=source,
             boundaries=boundaries,

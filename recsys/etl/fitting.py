@@ -9,6 +9,7 @@ import polars as pl
 from recsys.config import EtlConfig
 from recsys.errors import InputError
 from recsys.etl.fitted import Fitted
+from recsys.etl.lists import LISTS, count_list_values, encode_lists
 from recsys.etl.operators import (
     COUNT,
     TIME_VALUES,
@@ -21,7 +22,7 @@ from recsys.etl.operators import (
     read_vocabulary,
 )
 from recsys.etl.plan import KEPT, Counts, Plan, bucket_name, continuous_columns
-from recsys.schema import FIRST_ID, ITEM_ID
+from recsys.schema import FIRST_ID, ITEM_ID, PADDING_ID
 
 
 def read_vocabularies(config: EtlConfig) -> dict[str, pl.Series]:
@@ -69,12 +70,16 @@ def fit(
     check_scalings(scalings)
     items = _items(plan, vocabularies[ITEM_ID], commands)
     for name in plan.item_categorical:
-        known = items.slice(FIRST_ID)
-        attribute = _vocabulary(config, name, count_values(known[name], known[COUNT]), given, [])
-        vocabularies[name] = attribute
+        known, is_list = items.slice(FIRST_ID), name in plan.multi_valued
+        counted = (count_list_values if is_list else count_values)(known[name], known[COUNT])
+        vocabularies[name] = attribute = _vocabulary(config, name, counted, given, [])
         # Reserved items have no attributes: what pads an item pads its attributes, and so on.
-        reserved = pl.when(pl.col("id") < FIRST_ID).then(pl.col("id"))
-        items = items.with_columns(reserved.otherwise(attribute.encode(name)).alias(name))
+        reserved, encoder = pl.col("id"), encode_lists(attribute, name) if is_list else attribute.encode(name)
+        if is_list:
+            reserved = (
+                pl.when(reserved > PADDING_ID).then(pl.concat_list("id")).otherwise(pl.lit([], pl.List(pl.Int32)))
+            )
+        items = items.with_columns(pl.when(pl.col("id") < FIRST_ID).then(reserved).otherwise(encoder).alias(name))
     return Fitted(config, seed, plan, vocabularies, scalings, items, buckets)
 
 
@@ -111,5 +116,6 @@ def _items(plan: Plan, vocabulary: Vocabulary, commands: pl.DataFrame | None) ->
     wanted = [*plan.item_categorical, *plan.item_text]
     if commands is None or not wanted:
         return items
-    extra = commands.select(pl.col(ITEM_ID), pl.col(*wanted).cast(pl.String))
+    kinds = {name: LISTS if name in plan.multi_valued else pl.String for name in wanted}
+    extra = commands.select(pl.col(ITEM_ID), *(pl.col(name).cast(kind) for name, kind in kinds.items()))
     return items.join(extra, on=ITEM_ID, how="left", maintain_order="left")

@@ -1,5 +1,6 @@
 """Rows of events to sequences: one row a session and chunk, with list columns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,11 +62,14 @@ def noted_rows(prepared: pl.DataFrame, numbers: list[str]) -> dict[str, int]:
     return {name: int(count) for name, count in counts.row(0, named=True).items() if count}
 
 
-def group_rows(rows: pl.DataFrame, lists: list[str]) -> pl.DataFrame:
-    """Neighbouring rows of one session and chunk to one row with list columns, without a hash table."""
+def group_rows(rows: pl.DataFrame, lists: list[str], once: Sequence[str] = ()) -> pl.DataFrame:
+    """Neighbouring rows of one session and chunk to one row with list columns, without a hash table.
+
+    Columns `once` have one value a session, and keep it.
+    """
     new = (pl.col(SESSION_ID) != pl.col(SESSION_ID).shift(1)) | (pl.col(CHUNK) != pl.col(CHUNK).shift(1))
     starts = rows.select(new.fill_null(True)).to_series().arg_true()
-    keys = [name for name in (SESSION_ID, USER_ID, CHUNK) if name in rows.columns]
+    keys = [name for name in (SESSION_ID, USER_ID, CHUNK, *once) if name in rows.columns]
     offsets = pa.array([*starts, rows.height], type=pa.int64())
     columns = [rows[key].gather(starts) for key in keys]
     for name in lists:

@@ -31,8 +31,9 @@ from recsys.etl.columns import check_names
 from recsys.etl.drift import Shape, read_shape
 from recsys.etl.fitted import Ancestor, Fitted
 from recsys.etl.fitting import check_scalings, not_kept
+from recsys.etl.lists import LISTS, count_list_values, encode_lists, weighted_ids
 from recsys.etl.operators import COUNT, Moments, Scaling, Vocabulary, count_values
-from recsys.etl.plan import Counts, bucket_name, check_commands
+from recsys.etl.plan import Counts, Plan, bucket_name, check_commands
 from recsys.etl.storage import WORKFLOW_FILE, fingerprint, workflow_folder
 from recsys.etl.workflow import Workflow
 from recsys.runtime import sha256_file
@@ -110,7 +111,7 @@ class Extension(Workflow):
         """End the fit: the parent's ids, then new ones, from what was added."""
         if not self._counts.rows:
             raise InputError("no training events: the training split is empty, so there is nothing to extend by")
-        commands = None if commands is None else check_commands(commands, source)
+        commands = None if commands is None else check_commands(commands, source, self.plan, self.config)
         made = extend(
             self.parent, self._counts, commands, self.config, refit_statistics=self._refit, sha256=self._sha256
         )
@@ -159,7 +160,9 @@ def changed_attributes(parent: Fitted, commands: pl.DataFrame) -> list[str]:
     """One line a column in which `commands` describes items of `parent` otherwise than `parent` does."""
     lines = []
     for name in parent.plan.item_categorical:
-        now = commands.select(ITEM_ID, parent.vocabularies[name].encode(name).alias("now"))
+        vocabulary = parent.vocabularies[name]
+        encoder = encode_lists(vocabulary, name) if name in parent.plan.multi_valued else vocabulary.encode(name)
+        now = commands.select(ITEM_ID, encoder.alias("now"))
         both = parent.items.slice(FIRST_ID).select(ITEM_ID, name).join(now, on=ITEM_ID)
         changed = both.filter(pl.col(name) != pl.col("now"))
         if changed.height:
@@ -190,14 +193,19 @@ def _items(parent: Fitted, vocabulary: Vocabulary, commands: pl.DataFrame | None
     wanted = [*plan.item_categorical, *plan.item_text]
     if wanted:
         if commands is None:
-            commands = pl.DataFrame(schema=dict.fromkeys([ITEM_ID, *wanted], pl.String))
+            commands = pl.DataFrame(schema={name: _kind(plan, name) for name in [ITEM_ID, *wanted]})
         extra = commands.select(
             pl.col(ITEM_ID),
-            *(pl.col(name).cast(pl.String).alias(f"{name}:new") for name in plan.item_categorical),
+            *(pl.col(name).cast(_kind(plan, name)).alias(f"{name}:new") for name in plan.item_categorical),
             *(pl.col(name).cast(pl.String) for name in plan.item_text),
         )
         fresh = fresh.join(extra, on=ITEM_ID, how="left", maintain_order="left")
     return pl.concat([old, fresh], how="diagonal")
+
+
+def _kind(plan: Plan, name: str) -> pl.DataType | type[pl.DataType]:
+    """Of an attribute's values."""
+    return LISTS if name in plan.multi_valued else pl.String
 
 
 def _attribute(parent: Fitted, config: EtlConfig, name: str, items: pl.DataFrame) -> tuple[Vocabulary, pl.DataFrame]:
@@ -205,19 +213,22 @@ def _attribute(parent: Fitted, config: EtlConfig, name: str, items: pl.DataFrame
     old, height = parent.vocabularies[name], parent.items.height
     fresh = items.slice(height)
     added = (items[COUNT].head(height) - parent.items[COUNT]).slice(FIRST_ID)  # new events of old items
-    ids = parent.items[name].slice(FIRST_ID)
+    ids, is_list = parent.items[name].slice(FIRST_ID), name in parent.plan.multi_valued
+    if is_list:
+        ids, added = weighted_ids(ids, added)
     values = pl.Series("value", old.decode(), dtype=pl.String).gather(ids)
     unnamed = values.is_null() & (ids != NULL_ID)  # unknown or in a hash bucket: no value to count under
     counts = pl.concat(
         [
             count_values(values.filter(~unnamed), added.filter(~unnamed)),
-            count_values(fresh[f"{name}:new"], fresh[COUNT]),
+            (count_list_values if is_list else count_values)(fresh[f"{name}:new"], fresh[COUNT]),
         ]
     )
     counts = counts.group_by("value").agg(pl.col(COUNT).sum())
     made = _extended(config, name, old, counts, [])
     made = replace(made, oov_count=made.oov_count + int(added.filter(unnamed).sum()))
-    encoded = fresh.select(pl.col(f"{name}:new").alias(name)).select(made.encode(name)).to_series()
+    encoder = encode_lists(made, name) if is_list else made.encode(name)
+    encoded = fresh.select(pl.col(f"{name}:new").alias(name)).select(encoder).to_series()
     column = pl.concat([items[name].head(height), encoded]).alias(name)
     return made, items.with_columns(column).drop(f"{name}:new")
 

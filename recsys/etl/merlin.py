@@ -32,13 +32,13 @@ def schema_pbtxt(schema: Schema, row_columns: Sequence[str] = (SESSION_ID,)) -> 
     """Merlin's schema of sequences with the columns of `schema`.
 
     Args:
-        schema: of the dataset; its columns of scope `event` are ragged lists.
+        schema: of the dataset; its columns of scope `event` are ragged lists, of lists where they are multi-valued.
         row_columns: those of session_id and user_id that the rows hold.
     """
     features = [_plain(SESSION_ID, Tag.SESSION_ID)] if SESSION_ID in row_columns else []
     features += [_plain(USER_ID, Tag.USER_ID)] if USER_ID in row_columns else []
     features.append(_feature(TIMESTAMP, "INT", 64, [*_TAGS[Tag.TIMESTAMP], "list"]))
-    features += [_column(column) for column in schema.columns if column.scope is Scope.EVENT]
+    features += [_column(column) for column in schema.columns if column.scope is not Scope.ITEM]
     return "".join(features)
 
 
@@ -49,15 +49,15 @@ def write_schema_pbtxt(schema: Schema, folder: Path, row_columns: Sequence[str] 
 
 
 def _column(column: Column) -> str:
-    tags = [*_KIND_TAGS.get(column.kind, ()), *(t for tag in column.tags for t in _TAGS[tag]), "list"]
+    depth = 0 if column.scope is Scope.SEQUENCE else 1 + column.multi_valued
+    tags = [*_KIND_TAGS.get(column.kind, ()), *(t for tag in column.tags for t in _TAGS[tag]), *["list"] * (depth > 0)]
     size = int(column.dtype.removeprefix("int").removeprefix("float") or 64) if _is_number(column) else 0
     if column.kind is Kind.CATEGORICAL and column.cardinality is not None:
         domain = f"int_domain {{ name: {_quoted(column.name)} max: {column.cardinality - 1} is_categorical: true }}"
         sizes = {"cardinality": column.cardinality, "dimension": embedding_width(column.cardinality)}
-        return _feature(column.name, "INT", size, tags, domain, sizes)
-    return _feature(
-        column.name, "FLOAT" if column.dtype.startswith("float") else "INT" if size else "BYTES", size, tags
-    )
+        return _feature(column.name, "INT", size, tags, domain, sizes, depth)
+    kind = "FLOAT" if column.dtype.startswith("float") else "INT" if size else "BYTES"
+    return _feature(column.name, kind, size, tags, depth=depth)
 
 
 def _is_number(column: Column) -> bool:
@@ -69,18 +69,29 @@ def _plain(name: str, tag: Tag) -> str:
 
 
 def _feature(
-    name: str, kind: str, size: int, tags: Sequence[str], domain: str = "", sizes: dict[str, int] | None = None
+    name: str,
+    kind: str,
+    size: int,
+    tags: Sequence[str],
+    domain: str = "",
+    sizes: dict[str, int] | None = None,
+    depth: int = 1,
 ) -> str:
-    """A ragged list column: one row a sequence, any number of events."""
+    """A ragged list column: one row a sequence, any number of events.
+
+    depth: 0 for one value a sequence, 2 for a list an event.
+    """
     any_length = _list([_number(0), "null_value: NULL_VALUE"])
-    fields = [_field("_dims", _list([any_length, any_length]))]
+    fields = [_field("_dims", _list([any_length] * (1 + depth)))]
     if size:
         fields.append(_field("dtype_item_size", _number(size)))
     if sizes is not None:
         inner = " ".join(_field(key, _number(value)) for key, value in sizes.items())
         fields.append(_field("embedding_sizes", f"struct_value {{ {inner} }}"))
-    fields += [_field("is_list", "bool_value: true"), _field("is_ragged", "bool_value: true")]
-    lines = [f"  name: {_quoted(name)}", "  value_count { }", f"  type: {kind}", *([f"  {domain}"] if domain else [])]
+    if depth:
+        fields += [_field("is_list", "bool_value: true"), _field("is_ragged", "bool_value: true")]
+    counts = ["  value_count { }"] if depth else []
+    lines = [f"  name: {_quoted(name)}", *counts, f"  type: {kind}", *([f"  {domain}"] if domain else [])]
     extra = "\n".join(f"        {field}" for field in fields)
     return (
         "feature {\n"

@@ -33,7 +33,7 @@ from recsys.etl.nvtabular_graph import (
     warm_up,
 )
 from recsys.etl.operators import MICROSECONDS, before_scaling
-from recsys.etl.plan import DERIVED_NUMBERS, Counts, continuous_columns, count_events
+from recsys.etl.plan import DERIVED_NUMBERS, Counts, Plan, continuous_columns, count_events
 from recsys.etl.polars_engine import Preprocessed, preprocess
 from recsys.etl.windows import chunk_column
 from recsys.etl.workflow import Workflow
@@ -118,11 +118,14 @@ class NvtabularWorkflow(Workflow):
     def adopt(self, workflow: Workflow) -> Self:
         """As `Workflow.adopt`."""
         self._made = {}
-        return super().adopt(workflow)
+        super().adopt(workflow)
+        _require_plain(self.plan)
+        return self
 
     def begin(self, columns: Sequence[str], commands: pl.DataFrame | None = None, source: object = "events") -> Self:
         """As `Workflow.begin`."""
         super().begin(columns, commands, source)
+        _require_plain(self.plan)
         self._train, self._numbers, self._made = [], {}, {}
         return self
 
@@ -261,6 +264,13 @@ class NvtabularWorkflow(Workflow):
             )
             paths = [path for path in kept if path is not None]
             return nvt.Dataset(dd.read_parquet(paths, split_row_groups=False, aggregate_files=False))
+
+
+def _require_plain(plan: Plan) -> None:
+    """Refuse the columns that only the Polars engine makes sequences of."""
+    for name in (*plan.multi_valued, *plan.context):
+        kind = "multi_valued" if name in plan.multi_valued else "in etl.context"
+        raise ConfigError(f"engine 'nvtabular': column '{name}' is {kind}, which it cannot make; use --engine polars")
 
 
 @dataclass(frozen=True)

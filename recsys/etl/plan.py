@@ -8,7 +8,8 @@ from typing import TypeVar
 import polars as pl
 
 from recsys.config import ContinuousConfig, EtlConfig
-from recsys.errors import ConfigError, InputError, missing_column
+from recsys.errors import ConfigError, InputError, missing_column, nearest
+from recsys.etl.lists import as_lists, count_list_values, not_plain
 from recsys.etl.operators import (
     COUNT,
     TIME_VALUES,
@@ -62,6 +63,19 @@ class Plan:
     bucketised: list[str] = field(default_factory=list)  # numbers (of the events, or derived) with buckets
     event_text: list[str] = field(default_factory=list)
     item_text: list[str] = field(default_factory=list)
+    multi_valued: list[str] = field(default_factory=list)  # of the categorical ones, those whose value is a list
+    context: list[str] = field(default_factory=list)  # of the events, those with one value a sequence
+
+    @property
+    def event_lists(self) -> list[str]:
+        """Columns of the events whose value is a list."""
+        return [name for name in self.event_categorical if name in self.multi_valued]
+
+    @property
+    def of_sequences(self) -> list[str]:
+        """Columns of the sequences that hold one value each, the buckets of such numbers among them."""
+        buckets = [bucket_name(name) for name in self.bucketised if name in self.context]
+        return [name for name in [*self.classes, *self.continuous] if name in self.context or name in buckets]
 
     @property
     def numbers(self) -> list[str]:
@@ -83,7 +97,12 @@ class Plan:
     @property
     def lists(self) -> list[str]:
         """List columns of the sequences."""
-        return [TIMESTAMP, *self.classes, *self.continuous, *self.event_text]
+        once = self.of_sequences
+        return [TIMESTAMP, *(n for n in [*self.classes, *self.continuous] if n not in once), *self.event_text]
+
+    def list_forms(self, config: EtlConfig) -> dict[str, str | None]:
+        """Columns of the events whose value is a list, and what divides one that is written as text."""
+        return {name: config.categorical[name].delimiter for name in self.event_lists}
 
     def read(self, columns: Sequence[str]) -> list[str]:
         """The columns to read of events that hold `columns`; users are named where they are known."""
@@ -108,7 +127,26 @@ def check_config(config: EtlConfig) -> None:
             raise ConfigError(
                 f"etl.continuous.{name}.transforms: {column.transforms}; use each once, log1p before zscore"
             )
+    if config.categorical[ITEM_ID].multi_valued:
+        raise ConfigError(f"etl.categorical.{ITEM_ID}.multi_valued: an event has one item; take multi_valued out")
     _check_names(config)
+    _check_context(config)
+
+
+def _check_context(config: EtlConfig) -> None:
+    """Columns of one value a sequence are declared, and can be constant."""
+    declared = {**config.categorical, **config.continuous, **config.bucketise}
+    for name in config.context:
+        where = f"etl.context: '{name}'"
+        if name in (ITEM_ID, *DERIVED_NUMBERS):
+            raise ConfigError(f"{where} changes from event to event; take it out")
+        if name not in declared:
+            fix = f"{nearest(name, declared)}; name it under categorical or continuous too"
+            raise ConfigError(f"{where} is no column of the section{fix}")
+        if name in config.categorical and config.categorical[name].multi_valued:
+            raise ConfigError(f"{where} is multi_valued; a sequence has one value of it, so take one of the two out")
+        if config.context.count(name) > 1:
+            raise ConfigError(f"{where} stands there twice; name it once")
 
 
 def _check_names(config: EtlConfig) -> None:
@@ -162,7 +200,12 @@ def plan_columns(
         bucketised=found(config.bucketise, columns, DERIVED_NUMBERS),
         event_text=[c for c in text if c not in offered],
         item_text=[c for c in text if c in offered],
+        multi_valued=[c for c in classes if config.categorical[c].multi_valued],
+        context=[c for c in config.context if c in columns],
     )
+    for name in config.context:
+        if name not in columns and name in classes:
+            raise ConfigError(f"etl.context: '{name}' is a column of the commands, not of the events; take it out")
     found(NAMES_ONLY, columns)
     for name in (*plan.item_categorical, *plan.item_text):
         if name in ITEM_TABLE_NAMES:
@@ -182,11 +225,16 @@ def _text(config: EtlConfig, offered: Sequence[str]) -> list[str]:
     return [DESCRIPTION] if DESCRIPTION in offered and DESCRIPTION not in config.categorical else []
 
 
-def check_commands(commands: pl.DataFrame, source: object) -> pl.DataFrame:
-    """Commands with item ids as text, each once; `kept` boolean where it is there."""
+def check_commands(
+    commands: pl.DataFrame, source: object, plan: Plan | None = None, config: EtlConfig | None = None
+) -> pl.DataFrame:
+    """Commands with item ids as text, each once; `kept` boolean where it is there; the plan's lists as such."""
     if ITEM_ID not in commands.columns:
         raise missing_column(source, ITEM_ID, commands.columns)
     commands = commands.with_columns(pl.col(ITEM_ID).cast(pl.String))
+    where = f"{source} (commands)"
+    if plan is not None and config is not None:
+        commands = commands.with_columns(_attribute(commands[n], plan, config, where) for n in plan.item_categorical)
     twice = commands.filter(pl.col(ITEM_ID).is_duplicated())
     if twice.height:
         name = twice[ITEM_ID][0]
@@ -194,6 +242,14 @@ def check_commands(commands: pl.DataFrame, source: object) -> pl.DataFrame:
     if KEPT in commands.columns and commands[KEPT].dtype != pl.Boolean:
         raise InputError(f"{source}: column '{KEPT}' is {commands[KEPT].dtype}; true or false is needed")
     return commands
+
+
+def _attribute(values: pl.Series, plan: Plan, config: EtlConfig, source: object) -> pl.Series:
+    if values.name in plan.multi_valued:
+        return as_lists(values, source, config.categorical[values.name].delimiter)
+    if values.dtype.is_nested():
+        raise InputError(not_plain(source, values.name, values.dtype))
+    return values
 
 
 @dataclass(frozen=True)
@@ -227,7 +283,8 @@ def count_events(events: pl.DataFrame, plan: Plan, config: EtlConfig) -> Counts:
     """Counts of prepared training events."""
     columns = continuous_columns(config)
     scaled = events.select(before_scaling(name, columns[name].transforms) for name in plan.continuous)
-    values = {name: count_values(events[name]) for name in plan.event_categorical}
+    values = {name: count_values(events[name]) for name in plan.event_categorical if name not in plan.multi_valued}
+    values |= {name: count_list_values(events[name]) for name in plan.event_lists}
     for name in plan.time:
         ids = events.select(time_id(name, config.time.zone)).to_series()
         values[name] = count_labels(ids, TIME_VALUES[name])

@@ -30,6 +30,7 @@ from recsys.etl.bucket_tasks import (
     merge_numbers,
     write_sequences,
 )
+from recsys.etl.context import VaryingContext, locate
 from recsys.etl.device import require_device
 from recsys.etl.drift import DRIFT, Measured, Shape, read_shape
 from recsys.etl.drift import summary as drift_summary
@@ -135,7 +136,10 @@ def preprocess(
             job.workflow.device = device
             if isinstance(workflow, str | Path):
                 job.before = read_shape(Path(workflow))
-            report = job.run(folder)
+            try:
+                report = job.run(folder)
+            except VaryingContext as error:
+                raise locate(job.events, error, merge=job.is_merged) from None
         job.workflow.schema.save(folder / "schema.json")
         job.workflow.save(folder / "workflow")
         if job.events.cleaning is not None:
@@ -247,7 +251,8 @@ class _Job:
     def _spread(self, folder: Path) -> Shared:
         plan, work = self.workflow.plan, self.work
         wanted = plan.read(self.events.columns)
-        buckets = self.events.spread(work, wanted, plan.numbers, plan.event_text, merge=self.is_merged)
+        forms = plan.list_forms(self.workflow.config)
+        buckets = self.events.spread(work, wanted, plan.numbers, plan.event_text, forms, merge=self.is_merged)
         return Shared(buckets, self.workflow, self._marker(None), folder, reference=self.reference)
 
     def _marker(self, assignment: pl.DataFrame | None) -> Marker:

@@ -86,11 +86,16 @@ def load(folder: Path) -> Fitted:
             file = folder / vocabulary_file(column.name)
             raise SchemaError(f"{file}: other values than workflow.json was saved with")
         vocabularies[column.name] = vocabulary
-    plan = _plan(schema)
+    plan = _plan(schema, config)
     items = _load_items(folder / ITEMS_FILE, plan, vocabularies)
     made = (c for c in schema.columns if c.boundaries is not None and c.source is not None)
     buckets = {str(c.source): Buckets(c.boundaries or []) for c in made}
     return Fitted(config, seed, plan, vocabularies, scalings, items, buckets, ancestry)
+
+
+def train_counts(folder: Path, name: str) -> list[float]:
+    """How often each id of a categorical column of the workflow in `folder` occurs in train."""
+    return load(folder).id_counts(name)
 
 
 def _scaling(column: Column, config: EtlConfig, counts: dict[str, int]) -> Scaling:
@@ -98,8 +103,10 @@ def _scaling(column: Column, config: EtlConfig, counts: dict[str, int]) -> Scali
     return Scaling(list(transforms), numbers["mean"], numbers["std"], counts["missing"], counts["infinite"])
 
 
-def _plan(schema: Schema) -> Plan:
-    events = schema.select(kind=Kind.CATEGORICAL, scope=Scope.EVENT)
+def _plan(schema: Schema, config: EtlConfig) -> Plan:
+    categorical = schema.select(kind=Kind.CATEGORICAL)
+    events = [c for c in categorical if c.scope is not Scope.ITEM]
+    once = {c.source or c.name for c in schema.select(scope=Scope.SEQUENCE)}
     return Plan(
         event_categorical=[c.name for c in events if c.source is None],
         item_categorical=[c.name for c in schema.select(kind=Kind.CATEGORICAL, scope=Scope.ITEM)],
@@ -108,6 +115,8 @@ def _plan(schema: Schema) -> Plan:
         bucketised=[str(c.source) for c in events if c.boundaries is not None],
         event_text=[c.name for c in schema.select(kind=Kind.TEXT, scope=Scope.EVENT)],
         item_text=[c.name for c in schema.select(kind=Kind.TEXT, scope=Scope.ITEM)],
+        multi_valued=[c.name for c in categorical if c.multi_valued],
+        context=[name for name in config.context if name in once],
     )
 
 
@@ -151,9 +160,18 @@ def _load_items(path: Path, plan: Plan, vocabularies: dict[str, Vocabulary]) -> 
     if len(ids) != FIRST_ID + len(vocabularies[ITEM_ID].values):
         raise SchemaError(f"{path}: {len(ids)} rows for {vocabularies[ITEM_ID].cardinality} ids of {ITEM_ID}")
     for name in plan.item_categorical:
-        size = vocabularies[name].cardinality
-        wrong = (items[name].is_null() | ~items[name].is_between(0, size - 1)).arg_true()
-        if len(wrong):
-            at = int(wrong[0])
-            raise SchemaError(f"{path}: row {at + 1}: column '{name}': id {items[name][at]} is not in 0 .. {size - 1}")
+        _check_ids(path, items[name], vocabularies[name].cardinality)
     return items
+
+
+def _check_ids(path: Path, ids: pl.Series, size: int) -> None:
+    """Raise SchemaError for an id, or one of a list, outside of 0 .. `size` - 1."""
+    if ids.dtype.is_nested():
+        bad = ids.list.eval(pl.element().is_null() | ~pl.element().is_between(0, size - 1)).list.any()
+        wrong = (ids.is_null() | bad).arg_true()
+    else:
+        wrong = (ids.is_null() | ~ids.is_between(0, size - 1)).arg_true()
+    if len(wrong):
+        at = int(wrong[0])
+        found = ids[at].to_list() if isinstance(ids[at], pl.Series) else ids[at]
+        raise SchemaError(f"{path}: row {at + 1}: column '{ids.name}': id {found} is not in 0 .. {size - 1}")

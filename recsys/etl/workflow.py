@@ -17,6 +17,7 @@ import polars as pl
 from recsys.config import EtlConfig, RunConfig
 from recsys.errors import ConfigError, InputError, missing_column
 from recsys.etl import storage
+from recsys.etl.context import VaryingContext, changes, require_constant
 from recsys.etl.device import Device, collect
 from recsys.etl.events import check_names, normalise
 from recsys.etl.fitted import Fitted
@@ -108,7 +109,7 @@ class Workflow:
         """End a fit: ids, statistics and the item table from what was added."""
         if not self._counts.rows:
             raise InputError("no training events: the training split is empty, so nothing can be fitted")
-        commands = None if commands is None else check_commands(commands, source)
+        commands = None if commands is None else check_commands(commands, source, self.plan, self.config)
         self._fitted = fit(self.config, self.seed, self.plan, self._counts, self._given, commands)
         return self
 
@@ -143,8 +144,12 @@ class Workflow:
         for column in plan.required:
             if column not in events.columns:
                 raise missing_column(source, column, events.columns)
-        frame = normalise(events.select(plan.read(events.columns)), source, plan.numbers)
-        return self.complete(frame.sort(SESSION_ID, TIMESTAMP, maintain_order=True), source)
+        lists = plan.list_forms(self.config)
+        frame = normalise(events.select(plan.read(events.columns)), source, plan.numbers, lists=lists)
+        try:
+            return self.complete(frame.sort(SESSION_ID, TIMESTAMP, maintain_order=True), source)
+        except VaryingContext as error:
+            raise error.placed(changes(frame, error.change), source) from None
 
     def complete(self, frame: pl.DataFrame, source: object = "events") -> pl.DataFrame:
         """What `prepare` does once rows are normalised and sorted: check, add timestamp_interval."""
@@ -156,6 +161,8 @@ class Workflow:
                 session = mixed[SESSION_ID][0]
                 raise InputError(f"{source}: session '{session}' has more than one {USER_ID}; rename one")
         self._check_logarithms(frame, source)
+        for name in plan.context:
+            require_constant(frame, name, source)
         frame = collect(frame.lazy().with_columns(interval()), self.device)
         return frame.with_columns(pl.col(INTERVAL).alias(LOG_GAP)) if LOG_GAP in plan.continuous else frame
 
@@ -185,7 +192,7 @@ class Workflow:
             prepared = prepared.filter(newest([SESSION_ID, CHUNK], config.newest))
             dropped_rows["older_than_newest"] = rows - prepared.height
         lazy = prepared.with_columns(self.fitted.id_encoders()).lazy().with_columns(self.fitted.number_encoders())
-        frame = group_rows(collect(lazy, self.device), plan.lists)
+        frame = group_rows(collect(lazy, self.device), plan.lists, plan.of_sequences)
         if training and config.min_length > 1:
             long = frame.filter(pl.col(TIMESTAMP).list.len() >= config.min_length)
             dropped_sequences["min_length"] = frame.height - long.height

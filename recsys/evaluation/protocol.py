@@ -50,6 +50,10 @@ def events_source(dataset: SequenceDataset) -> dict[str, Any]:
     digest.update(dataset.offsets.astype("<i8").tobytes())
     for name in sorted(dataset.columns):
         digest.update(np.ascontiguousarray(dataset.columns[name]).tobytes())
+    for name, bag in sorted(dataset.bags.items()):
+        digest.update(name.encode() + bag.offsets.astype("<i8").tobytes() + np.ascontiguousarray(bag.values).tobytes())
+    for name, values in sorted(dataset.context.items()):
+        digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
     return {"rule": {"rule": "every session of the events given"}, "sha256": {"events": digest.hexdigest()}}
 
 

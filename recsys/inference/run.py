@@ -5,14 +5,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from recsys.build import build_model
 from recsys.config import RunConfig
 from recsys.errors import RecsysError, RunError, one_line
 from recsys.etl import Workflow
-from recsys.recommender import Recommender
+from recsys.recommender import Recommender, own_state, read_weights, require_base
 from recsys.run_directory import RunDirectory
 from recsys.schema import Kind, Schema
 
@@ -96,25 +95,25 @@ def _load_recommender(run: RunDirectory, config: RunConfig, device: torch.device
     different = workflow.schema.differences(_of_data(schema))
     if different:
         raise RunError(f"{run.path}: workflow/ does not belong to schema.json: {different[0]}; train the run again")
-    weights = _read_weights(run.weights)
+    weights, base = _read_weights(run.weights)
     with torch.random.fork_rng(devices=[]):  # weights drawn only to be replaced must not move the caller's generator
         try:
-            model = build_model(config.model, schema, workflow.items)
+            model = build_model(config.model, schema, workflow.items, counts=workflow.fitted.id_counts)
         except RecsysError as error:
             raise RunError(f"{run.path}: config.yaml does not fit schema.json: {error}") from error
-    _require_fit(run.weights, weights, model.state_dict())
-    model.load_state_dict(weights, strict=True)
+    require_base(model, base, run.weights)
+    _require_fit(run.weights, weights, own_state(model))
+    model.load_state_dict(weights, strict=base is None)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return LoadedRun(run.path, config, schema, workflow, model.to(chosen).eval())
 
 
-def _read_weights(file: Path) -> dict[str, Tensor]:
+def _read_weights(file: Path) -> tuple[dict[str, Tensor], str | None]:
     try:
-        weights: dict[str, Tensor] = load_file(file)
+        return read_weights(file)
     except (SafetensorError, OSError) as error:
         why = one_line(error)
         raise RunError(f"{file}: not a readable safetensors file (cut off?): {why}; train the run again") from error
-    return weights
 
 
 def _require_fit(file: Path, weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

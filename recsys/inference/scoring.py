@@ -9,7 +9,6 @@ from torch import Tensor
 
 from recsys.data.dataset import Array, SequenceDataset
 from recsys.recommender import Recommender
-from recsys.schema import Kind
 
 Seen = Literal["keep", "remove"]
 BLOCK = 2**22
@@ -54,10 +53,7 @@ def hidden_states(
     steps = np.arange(int(length.max()))
     index = start[:, None] + np.minimum(steps[None, :], length[:, None] - 1)  # [B, T]
     distinct, place = np.unique(index, return_inverse=True)  # [U], [B, T]
-    columns = {
-        name: torch.from_numpy(values[distinct].astype(_dtype(dataset, name)))[None].to(device)
-        for name, values in dataset.columns.items()
-    }
+    columns = {name: torch.from_numpy(values).to(device) for name, values in dataset.events(distinct).items()}
     vectors = model.inputs(columns, tables)[0]  # [U, H]
     gathered = vectors[torch.from_numpy(place.reshape(index.shape)).to(device)]  # [B, T, H]
     times = None if dataset.times is None else torch.from_numpy(dataset.times[index]).to(device)  # [B, T]
@@ -105,7 +101,3 @@ def seen_items(dataset: SequenceDataset, row: Array, stop: Array) -> Array:
         first[i, ids] = begin + at
     seen: Array = first[place] < stop[:, None]
     return seen
-
-
-def _dtype(dataset: SequenceDataset, name: str) -> type:
-    return np.int64 if dataset.schema[name].kind is Kind.CATEGORICAL else np.float32

@@ -21,6 +21,7 @@ from recsys.cleaning.streams import DEFAULT_MAX_BYTES
 from recsys.data.dataset import SequenceDataset
 from recsys.errors import InputError, missing_column
 from recsys.etl import open_events
+from recsys.etl.context import VaryingContext, locate
 from recsys.etl.events import REQUIRED, SUFFIXES
 from recsys.inference.run import LoadedRun
 from recsys.runtime import note
@@ -85,10 +86,19 @@ def _transform(run: LoadedRun, events: Path | pl.DataFrame, name: str) -> pl.Dat
         opened = open_events(events)
         for column in plan.required:
             if column not in opened.columns:
-                raise missing_column(name, column, opened.columns)
+                error = missing_column(name, column, opened.columns)
+                if column not in plan.context:
+                    raise error
+                raise InputError(
+                    f"{error}; the run reads one value of it a session: add it, empty where it is not known"
+                )
         wanted = plan.read(opened.columns)
-        buckets = opened.spread(Path(work), wanted, plan.numbers, plan.event_text)
-        frames = [run.workflow.transform(part) for part in buckets.frames()]
+        forms = plan.list_forms(run.workflow.config)
+        buckets = opened.spread(Path(work), wanted, plan.numbers, plan.event_text, forms)
+        try:
+            frames = [run.workflow.transform(part) for part in buckets.frames()]
+        except VaryingContext as error:
+            raise locate(opened, error) from None
     return pl.concat(frames)
 
 

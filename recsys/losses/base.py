@@ -1,9 +1,14 @@
 """What every loss returns, and the chunked engine under the losses over a catalogue.
 
 The engine never holds the logits of all positions. It walks over the positions in chunks; for each chunk
-it forms the logits, their softmax and, at once, the gradients of hidden states, table and bias. The
+it forms the logits, their exponentials and, at once, the gradients of hidden states, table and bias. The
 backward pass only multiplies what is stored (``[P, D]`` and ``[V, D]``) by the incoming gradient. All chunks
-share one set of buffers, since fresh pages for every chunk would cost more than the arithmetic.
+share one buffer, since fresh pages for every chunk would cost more than the arithmetic.
+
+A chunk of logits is gone over as little as can be: one product writes it, the exponential is taken in place, one pass
+sums it, and two products read it. What makes a softmax of it, the division by the row's sum, is done on the
+D numbers of the position instead of its C logits, and so is the smoothing. The row's largest entry is subtracted only
+where the lengths of hidden states and rows do not already rule out an overflow.
 """
 
 import math
@@ -17,11 +22,15 @@ from torch.autograd.function import once_differentiable
 from recsys.errors import ConfigError, InputError
 from recsys.losses.fused import fused_nll, is_usable
 
-DEFAULT_CHUNK_SIZE = 2**19
-"""Logits in one chunk: 2 MiB in fp32, within 3 % of the fastest of 2^16 .. 2^22 (V = 440 and 3,416)."""
+DEFAULT_CHUNK_SIZE = 2**20
+"""Logits in one chunk: 4 MiB in fp32, 2 in bf16; the fastest of 2^17 .. 2^22 for 3,416 items of width 64 in bf16."""
 
 MIN_CHUNK_ROWS = 64
 """Fewest positions in a chunk: each chunk reads and writes the table's whole gradient once."""
+
+SAFE_LOGIT = 40.0
+"""No logit above it, none below its negative: then sums of exponentials and what is made of them stay far inside the
+range of float32 and bfloat16 (e^-87 to e^88) without a shift, for any catalogue that fits in memory."""
 
 
 class LossOutput(NamedTuple):
@@ -197,6 +206,8 @@ class _ChunkedLoss(torch.autograd.Function):
             work = _Pass(hidden, table, targets, bias, weights, settings)
             for start in range(0, targets.shape[0], settings.rows):
                 work.chunk(start, curve)
+            if settings.smoothing:
+                work.finish()
         ctx.save_for_backward(*work.gradients())
         ctx.dtypes = (hidden.dtype, table.dtype, None if bias is None else bias.dtype)
         total, nll = work.sums()
@@ -215,7 +226,7 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 class _Pass:
-    """One forward pass: inputs in the types of the products, buffers, accumulators.
+    """One forward pass: inputs in the types of the products, the buffer, accumulators.
 
     n positions of a chunk, C = V - ignore_rows candidates.
     """
@@ -231,20 +242,18 @@ class _Pass:
     ) -> None:
         self.settings = settings
         exact = torch.promote_types(torch.promote_types(hidden.dtype, table.dtype), torch.float32)
-        skip = settings.ignore_rows
+        skip, device = settings.ignore_rows, hidden.device
         product = torch.bfloat16 if settings.bf16 else exact
-        self.hidden = hidden.detach().to(product)  # [P, D]
-        self.table = table.detach()[skip:].to(product)  # [C, D]
-        self.bias = None if bias is None else bias.detach()[skip:].to(exact)  # [C]
+        full, rows = hidden.detach(), table.detach()[skip:]
+        self.unit = math.log(2) if settings.bf16 else 1.0  # of the logits: powers of 2 come cheaper in bfloat16
+        self.hidden, self.table = (full / self.unit).to(product), rows.to(product)  # [P, D], [C, D]
+        self.bias = None if bias is None else (bias.detach()[skip:] / self.unit).to(product)  # [C]
         self.weights = None if weights is None else weights.to(exact)  # [P]
         self.targets = (targets - skip).unsqueeze(1)  # [P, 1]
-        positions, rows = targets.shape[0], min(settings.rows, targets.shape[0])
-        device = hidden.device
-        self.logits = torch.empty(rows, self.table.shape[0], dtype=exact, device=device)
-        self.probs = torch.empty_like(self.logits)
-        self.low = torch.empty_like(self.logits, dtype=product) if settings.bf16 else None
-        self.values = torch.empty(positions, dtype=exact, device=device)
-        self.nll = torch.empty_like(self.values)
+        self.shifted = not _is_bounded(full, rows, bias)
+        self.logits = torch.empty(min(settings.rows, len(targets)), len(rows), dtype=product, device=device)
+        self.places = torch.arange(len(self.logits), device=device)
+        self.values, self.nll, self.scale = torch.empty(3, len(targets), dtype=exact, device=device)  # [P] each
         need_hidden, need_table, need_bias = settings.needs_grad
         self.grad_hidden = torch.empty(hidden.shape, dtype=exact, device=device) if need_hidden else None
         self.grad_table = torch.zeros(table.shape, dtype=exact, device=device) if need_table else None
@@ -254,58 +263,66 @@ class _Pass:
     def chunk(self, start: int, curve: Any) -> None:
         """Loss and gradients of the positions from `start` on."""
         part = slice(start, min(start + self.settings.rows, self.targets.shape[0]))
-        n = part.stop - start
-        hidden, target = self.hidden[part], self.targets[part]  # [n, D], [n, 1]
-        logits = self._product(hidden, n)  # [n, C]
-        probs = torch.softmax(logits, 1, out=self.probs[:n])  # [n, C]
-        # log-sum-exp by way of the largest entry, whose probability cannot underflow as the target's can.
-        lse = logits.amax(1) - probs.amax(1).log()  # [n]
-        nll = (lse - logits.gather(1, target).squeeze(1)).clamp_min(0)  # [n]
+        target, smoothing, exact = self.targets[part], self.settings.smoothing, self.nll.dtype  # [n, 1]
+        logits = self._product(part)  # [n, C]
+        place = (self.places[: len(target)], target.squeeze(1))  # of each position's target in the chunk
+        own = logits[place].to(exact) * self.unit  # [n]
+        mean = logits.mean(1, dtype=exact) * self.unit if smoothing else None  # [n]
+        odds = logits.exp2_() if self.settings.bf16 else logits.exp_()  # [n, C], not normalised
+        odds[place] = 0
+        # Summed without the target, so that near p = 1 nothing of the others is lost to its rounding.
+        others = odds.sum(1).to(exact)  # [n]
+        whole = others + own.exp()  # [n]
+        log_whole = whole.log()
+        nll = (log_whole - own).clamp_min_(0)  # [n]
         value, slope = curve(nll)  # [n], [n]
-        smoothing = self.settings.smoothing
-        if smoothing:
-            value = (1 - smoothing) * value + smoothing * (lse - logits.mean(1))
+        if mean is not None:
+            value = (1 - smoothing) * value + smoothing * (log_whole - mean)
         weight = None if self.weights is None else self.weights[part]
         self.values[part] = value if weight is None else value * weight
         self.nll[part] = nll if weight is None else nll * weight
+        self.scale[part] = slope if weight is None else slope * weight
         if any(self.settings.needs_grad):
-            # d loss / d logits = scale * (p - (1 - smoothing) onehot - smoothing / C); the scale of a row
-            # goes to its D hidden values instead of its C logits.
-            if smoothing:
-                probs -= smoothing / probs.shape[1]
-            probs.scatter_(1, target, probs.gather(1, target) - (1 - smoothing))
-            self._accumulate(part, probs, slope if weight is None else slope * weight)
+            # d loss / d logits = scale / whole * (odds - (1 - smoothing) whole onehot) - scale * smoothing / C, where
+            # whole = odds + others at the target. The first is here but for its factor, the last comes in `finish`.
+            odds[place] = (smoothing * whole - others).to(odds.dtype)
+            self._accumulate(part, odds, self.scale[part] / whole)
 
-    def _product(self, hidden: Tensor, n: int) -> Tensor:
-        """Logits ``[n, C]`` in the exact type, in the shared buffer."""
-        logits = self.logits[:n]
-        if self.low is None:
+    def _product(self, part: slice) -> Tensor:
+        """Logits ``[n, C]`` in the shared buffer, less each row's largest where that is needed."""
+        hidden = self.hidden[part]
+        logits = self.logits[: len(hidden)]
+        if self.bias is None:
             torch.mm(hidden, self.table.t(), out=logits)
         else:
-            logits.copy_(torch.mm(hidden, self.table.t(), out=self.low[:n]))
-        return logits if self.bias is None else logits.add_(self.bias)
+            torch.addmm(self.bias, hidden, self.table.t(), out=logits)
+        return logits.sub_(logits.amax(1, keepdim=True)) if self.shifted else logits
 
-    def _accumulate(self, part: slice, error: Tensor, scale: Tensor) -> None:
-        """Add the chunk's gradients: error ``[n, C]`` before the row scale ``[n]``."""
-        if self.grad_bias is not None:
-            self.grad_bias[self.settings.ignore_rows :].addmv_(error.t(), scale)
-        if self.low is not None:
-            error = self.low[: error.shape[0]].copy_(error)
+    def _accumulate(self, part: slice, error: Tensor, factor: Tensor) -> None:
+        """Add the chunk's gradients: error ``[n, C]`` before the row factor ``[n]``."""
         if self.grad_hidden is not None:
-            grad = self.grad_hidden[part]
-            if self.low is None:
-                torch.mm(error, self.table, out=grad)
-            else:
-                grad.copy_(torch.mm(error, self.table))
-            grad.mul_(scale.unsqueeze(1))
+            torch.mul(torch.mm(error, self.table), factor.unsqueeze(1), out=self.grad_hidden[part])
+        if self.grad_bias is not None:
+            self.grad_bias[self.settings.ignore_rows :] += error.t() @ factor.to(error.dtype)
         if self.grad_table is None:
             return
-        scaled = (self.hidden[part] * scale.unsqueeze(1)).to(self.hidden.dtype)  # [n, D]
+        scaled = (self.hidden[part] * (self.unit * factor).unsqueeze(1)).to(self.hidden.dtype)  # [n, D]
         grad = self.grad_table[self.settings.ignore_rows :]
         if self.low_table is None:
             grad.addmm_(error.t(), scaled)
         else:
             grad.add_(torch.mm(error.t(), scaled, out=self.low_table))
+
+    def finish(self) -> None:
+        """Take the smoothing's share, the same for every candidate, off the gradients."""
+        skip, exact = self.settings.ignore_rows, self.nll.dtype
+        each = self.settings.smoothing / len(self.table) * self.scale  # [P]
+        if self.grad_hidden is not None:
+            self.grad_hidden -= each.unsqueeze(1) * self.table.sum(0, dtype=exact)
+        if self.grad_table is not None:
+            self.grad_table[skip:] -= each @ self.hidden.to(exact) * self.unit  # [D]
+        if self.grad_bias is not None:
+            self.grad_bias[skip:] -= each.sum()
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """(sum of the loss, sum of -log p), scalars."""
@@ -314,6 +331,16 @@ class _Pass:
     def gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Gradients of hidden, table and bias for an incoming gradient of 1; None where not needed."""
         return self.grad_hidden, self.grad_table, self.grad_bias
+
+
+def _is_bounded(hidden: Tensor, table: Tensor, bias: Tensor | None) -> bool:
+    """Whether every logit is within `SAFE_LOGIT`, by Cauchy and Schwarz. hidden ``[P, D]``, table ``[C, D]``."""
+    if not len(hidden):
+        return True
+    bound = torch.linalg.vector_norm(hidden, dim=1).max() * torch.linalg.vector_norm(table, dim=1).max()
+    if bias is not None:
+        bound = bound + bias.abs().max()
+    return bool(bound <= SAFE_LOGIT)  # false too where something is not finite
 
 
 def check_fraction(name: str, value: float) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class ContextFeatures(nn.Module):
-    """Columns that are the same at every event of a sequence, added to each timestep behind the fusion.
+    """Columns that say something of a whole sequence, added to each timestep behind the fusion.
 
     When to use: the column says something of the sequence, not of its events. It takes no part in the fusion, where it
     would compete with what tells the events apart, and costs one look-up.
@@ -28,8 +28,17 @@ class ContextFeatures(nn.Module):
         self.linear = nn.Linear(len(continuous), size, bias=False) if continuous else None
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Columns ``[B, T]`` to ``[B, T, H]``."""
-        parts = [table(inputs[name]) for name, table in self.tables.items()]
+        """Columns ``[B]`` or ``[B, T]`` to ``[B, 1, H]``, or ``[B, T, H]`` where one of them is ``[B, T]``."""
+        parts = [table(_by_step(inputs[name])) for name, table in self.tables.items()]
         if self.linear is not None:
-            parts.append(self.linear(torch.stack([inputs[name] for name in self.continuous], dim=-1)))
-        return torch.stack(parts).sum(0)
+            numbers = torch.broadcast_tensors(*(_by_step(inputs[name]) for name in self.continuous))
+            parts.append(self.linear(torch.stack(numbers, dim=-1)))
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
+
+
+def _by_step(values: Tensor) -> Tensor:
+    """``[B]`` as ``[B, 1]``, ``[B, T]`` as it is."""
+    return values[:, None] if values.ndim == 1 else values

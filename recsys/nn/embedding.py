@@ -19,7 +19,8 @@ def id_embedding(cardinality: int, size: int, std: float = 0.02) -> nn.Embedding
 class BagEmbedding(nn.Module):
     """Mean of the vectors of several ids: a multi-valued column, such as an item's genres.
 
-    When to use: a value is a set. The mean does not depend on the order or on the number of ids.
+    When to use: a value is a set. The mean does not depend on the order or on the number of ids; one that stands twice
+    counts twice. A missing list is one id, that of null, and has a learned vector.
 
     Args:
         cardinality: V.
@@ -30,6 +31,13 @@ class BagEmbedding(nn.Module):
         super().__init__()
         self.size = size
         self.table = id_embedding(cardinality, size)
+
+    def of_lists(self, ids: Tensor, offsets: Tensor) -> Tensor:
+        """Ids ``[K]`` of P bags one after the other, and where each starts ``[P + 1]``, to vectors ``[P, E]``."""
+        weight = self.table.weight
+        return functional.embedding_bag(
+            ids, weight, offsets, mode="mean", include_last_offset=True, padding_idx=PADDING
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         """Bags ``[..., L]``, filled up with id 0, to vectors ``[..., E]``; an empty bag gives zeros."""

@@ -56,7 +56,7 @@ class TimeGapEmbedding(nn.Module):
 
         Raises InputError for a negative gap, which a scaled column has.
         """
-        if not torch.compiler.is_compiling() and bool((gaps < 0).any()):
+        if not torch.compiler.is_compiling() and not bool((gaps >= 0).all()):
             fix = "give it as it is in the data: etl.continuous.<column>.transforms: []"
             raise InputError(f"a time gap of {float(gaps.min()):g} seconds is negative (a scaled column?); {fix}")
         return gap_buckets(gaps, self.num_buckets, self.longest, self.scale).masked_fill(padding, PADDING_BUCKET)

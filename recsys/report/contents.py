@@ -69,6 +69,19 @@ class _Dataset(_Shape):
     warnings: list[Any] = []
 
 
+class _FirstBatch(_Shape):
+    sequences: int
+    events: int
+
+
+class _Memory(_Shape):
+    parameters: int
+    trainable: int
+    first_batch: _FirstBatch
+    measured: dict[str, int]
+    planned: dict[str, int | dict[str, int]] | None = None
+
+
 @dataclass(frozen=True)
 class Items:
     """Names and training counts by item id: ``names[id]`` (None: reserved), ``counts [V]``."""
@@ -96,6 +109,7 @@ class Contents:
     cleaning: dict[str, Any] | None
     dataset: dict[str, Any] | None
     parameters: int | None
+    memory: dict[str, Any] | None = None
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -138,6 +152,7 @@ def read_contents(path: Path) -> Contents:
         cleaning=_read_json(run, run.cleaning / "report.json", _Cleaning),
         dataset=_read_json(run, run.dataset_report, _Dataset),
         parameters=_count_parameters(run.weights),
+        memory=_read_json(run, run.memory_file, _Memory),
     )
 
 

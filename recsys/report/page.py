@@ -12,6 +12,7 @@ from recsys.report.blocks import Section
 from recsys.report.compare import compare_section
 from recsys.report.contents import Contents, read_contents
 from recsys.report.facts import facts_section, funnel_section, split_section, training_section
+from recsys.report.memory import memory_section
 from recsys.report.quality import (
     confusion_section,
     frequency_section,
@@ -69,7 +70,8 @@ def show(run: Path | str, *keys: str, height: int = 640) -> Shown:
 
     Args:
         run: as in `report`.
-        keys: figures, recall, frequency, length, confusions, training, cleaning, splits, facts; none: all of them.
+        keys: figures, recall, frequency, length, confusions, training, cleaning, splits, memory,
+            facts; none: all of them.
         height: of the frame, in pixels.
 
     Raises:
@@ -96,6 +98,7 @@ def sections(contents: Contents) -> list[Section]:
         training_section(contents),
         funnel_section(contents),
         split_section(contents),
+        memory_section(contents),
         facts_section(contents),
     ]
 

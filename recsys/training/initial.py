@@ -7,13 +7,12 @@ parameter is the run's; the optimizer starts anew.
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from recsys.errors import RunError, SchemaError
 from recsys.etl.fitted import Fitted
 from recsys.etl.storage import load
-from recsys.recommender import Recommender
+from recsys.recommender import Recommender, own_state, read_weights, require_base
 from recsys.run_directory import RunDirectory
 from recsys.runtime import note
 from recsys.schema import FIRST_ID, HOUR, WEEKDAY
@@ -34,7 +33,9 @@ def start_from(model: Recommender, run: Path, dataset: Path) -> None:
     weights = directory.require(directory.weights)
     old, new = load(directory.workflow), load(dataset / "workflow")
     require_extension(old, new, run, dataset)
-    copy_weights(model, load_file(weights), growing(old), run)
+    tensors, base = read_weights(weights)
+    require_base(model, base, weights)
+    copy_weights(model, tensors, growing(old), run)
 
 
 def require_extension(old: Fitted, new: Fitted, run: object, dataset: object) -> None:
@@ -71,17 +72,23 @@ def require_extension(old: Fitted, new: Fitted, run: object, dataset: object) ->
 
 def growing(old: Fitted) -> dict[str, int]:
     """Number of the run's ids, by each tensor of a model that has one row an id."""
-    rows = {}
+    rows: dict[str, int] = {}
     for name, vocabulary in old.vocabularies.items():
-        for tensor in (f"inputs.embeddings.{name}.weight", f"heads.{name}.weight", f"heads.{name}.bias"):
-            rows[tensor] = vocabulary.cardinality
+        tables = ("inputs.embeddings.{}", "inputs.event_bags.{}.table", "inputs.item_bags.{}.values.table")
+        for table in (*tables, "inputs.context.tables.{}", "heads.{}"):
+            rows |= dict.fromkeys(
+                (f"{table.format(name)}.weight", f"{table.format(name)}.bias"), vocabulary.cardinality
+            )
     items = old.items.height
-    return rows | dict.fromkeys(GIVEN, items)
+    lists = [f"inputs.item_bags.{name}.bags" for name in old.plan.item_categorical if name in old.plan.multi_valued]
+    return rows | dict.fromkeys((*GIVEN, *lists), items)
 
 
 def copy_weights(model: nn.Module, tensors: dict[str, Tensor], rows: dict[str, int], run: object) -> None:
     """Copy `tensors` into `model`; those named in `rows` have so many rows and may have more in the model."""
-    own = model.state_dict()
+    own = own_state(model)
+    lists = {name for name in own if name.startswith("inputs.item_bags.") and name.endswith(".bags")}
+    tensors = {name: _widened(t, own[name]) if name in lists else t for name, t in tensors.items()}
     for name in [*own, *tensors]:
         if name not in own or name not in tensors:
             where = "this model" if name in own else "the run"
@@ -90,7 +97,7 @@ def copy_weights(model: nn.Module, tensors: dict[str, Tensor], rows: dict[str, i
         grows = name in rows and theirs[1:] == ours[1:] and theirs[0] <= ours[0]
         if theirs != ours and not grows:
             raise RunError(f"{run}: another model: tensor '{name}' is {list(theirs)} there, {list(ours)} here; {_SAME}")
-        if name in GIVEN:
+        if name in GIVEN or name in lists:
             _require_same_rows(name, tensors[name], own[name], run)
     with torch.no_grad():
         for name, tensor in tensors.items():
@@ -98,6 +105,7 @@ def copy_weights(model: nn.Module, tensors: dict[str, Tensor], rows: dict[str, i
             target.copy_(tensor)
 
 
+_LISTS = "other attributes"
 _SAME = "give the run's own configuration (--config RUN/config.yaml)"
 
 
@@ -106,4 +114,9 @@ def _require_same_rows(name: str, theirs: Tensor, ours: Tensor, run: object) -> 
     equal = torch.isclose(theirs.double(), ours[: len(theirs)].double(), rtol=1e-3, atol=1e-4).all(dim=1)
     if not equal.all():
         item = int((~equal).nonzero()[0])
-        raise RunError(f"{run}: item id {item} has {GIVEN[name]} in the data than in the run; {FIX}")
+        raise RunError(f"{run}: item id {item} has {GIVEN.get(name, _LISTS)} in the data than in the run; {FIX}")
+
+
+def _widened(lists: Tensor, like: Tensor) -> Tensor:
+    """Lists of ids ``[V, L]`` filled up with padding to the width of `like`: new items may have longer ones."""
+    return nn.functional.pad(lists, (0, max(0, like.shape[1] - lists.shape[1])))

@@ -7,15 +7,18 @@ import torch
 from torch import nn
 
 from recsys.config import TrainingConfig
+from recsys.training import paged
 
 
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter 2019); weight decay on matrices only, never on biases, norms and scales."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    if config.optimizer != "adamw":
+        return paged.build(config.optimizer, groups, config.learning_rate)
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 

@@ -3,9 +3,11 @@
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from recsys.backbones.source import fingerprint
 from recsys.config import RunConfig
 from recsys.nn.pretrained import describe_table
 from recsys.run_directory import RunDirectory, dataset_fingerprint
@@ -13,14 +15,18 @@ from recsys.runtime import environment, sha256_file
 
 
 def describe_environment(config: RunConfig, dataset: Path) -> dict[str, Any]:
-    """Contents of environment.json: versions, command line, seed, data; text table and first weights where given."""
+    """Contents of environment.json: versions, command line, seed, data; text table, first and pretrained weights."""
+    named = config.model.backbone.pretrained
+    base = None if named is None else {"path": named, "sha256": fingerprint(named)}
     table, first = config.model.inputs.text_table, config.training.init_from
+    used = ["peft"] * config.model.peft.adapts + ["bitsandbytes"] * (config.model.peft.quantization != "none")
     return {
-        "versions": environment(),
+        "versions": environment() | {name: version(name) for name in used},
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "seed": config.seed,
         "dataset": {"path": str(dataset), "sha256": dataset_fingerprint(dataset)},
         **({"text_table": describe_table(Path(table))} if table is not None else {}),
+        **({"base": base} if base is not None else {}),
         **({"init_from": {"path": first, "sha256": sha256_file(RunDirectory(Path(first)).weights)}} if first else {}),
     }
 

@@ -5,6 +5,7 @@ import random
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,21 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from recsys.build import attach_text, build_masking, build_model, load_pretrained, settle, validation_masking
+from recsys.build import attach_text, build_masking, build_model, settle, validation_masking
 from recsys.config import RunConfig, TrainingConfig
 from recsys.data.collate import Collator, Masking
 from recsys.data.dataset import SequenceDataset
 from recsys.errors import ConfigError, InputError, RunError
+from recsys.etl.storage import train_counts
 from recsys.recommender import Recommender
 from recsys.run_directory import RunDirectory, dataset_fingerprint
 from recsys.runtime import atomic_file, atomic_folder
 from recsys.schema import Schema
+from recsys.training import paged
 from recsys.training.batches import BatchStream, plan_run
 from recsys.training.callbacks import EarlyStop, Pacing, Progress, evaluations_since_best, pace_run
 from recsys.training.initial import start_from
+from recsys.training.memory import MemoryRecord
 from recsys.training.records import build_history, describe_environment
 from recsys.training.tracking import trackers, tracking
 from recsys.training.trainer import (
@@ -69,7 +73,7 @@ def train(
         TrainingError: the loss is not finite; names step, rows and the last good checkpoint.
     """
     dataset, out = Path(dataset), Path(out)
-    config = config.model_copy(update={"model": settle(config.model)})
+    config = config.model_copy(update={"model": settle(config.model, complete=True)})
     schema, _ = attach_text(config.model.inputs, Schema.load(dataset / "schema.json"))
     run = RunDirectory(out)
     if resume and overwrite:
@@ -80,8 +84,13 @@ def train(
     if leader:
         _prepare(run, config, schema, dataset, resume, overwrite)
     if parts is not None:
+        memory = MemoryRecord(parts.model, config, dataset)
         with tracking(config.training, run, leader):
-            _run(build_trainer(parts, config, run), run, config.training)
+            trainer = build_trainer(parts, config, run)
+            trainer.add_callback(memory)
+            _run(trainer, run, config.training)
+        if leader:
+            memory.write(run)
     return run
 
 
@@ -148,6 +157,7 @@ def load_parts(dataset: Path, config: RunConfig) -> Parts:
     _be_quiet()
     trackers(config.training)
     _precision(config.training.precision, torch.cuda.is_available())
+    paged.require_runnable(config.training.optimizer, torch.cuda.is_available())
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
     times = config.model.backbone.needs_times
@@ -160,8 +170,8 @@ def load_parts(dataset: Path, config: RunConfig) -> Parts:
     items = pl.read_parquet(dataset / "workflow" / "items.parquet")
     masking = build_masking(config.model.masking, config.model.masked, data.schema.item(), items)
     torch.manual_seed(_seed_of(config))
-    model = build_model(config.model, schema, items, vectors)
-    load_pretrained(model.backbone, config.model.backbone)
+    counts = partial(train_counts, dataset / "workflow")
+    model = build_model(config.model, schema, items, vectors, start_pretrained=True, counts=counts)
     if config.training.init_from is not None:
         start_from(model, Path(config.training.init_from), dataset)
     return Parts(data, _validation_split(dataset, times), model, masking)

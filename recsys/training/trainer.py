@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
@@ -20,7 +20,7 @@ from recsys.config import TrainingConfig
 from recsys.data.batch import Batch
 from recsys.data.collate import Collator, WindowDataset
 from recsys.errors import RunError, TrainingError
-from recsys.recommender import Recommender
+from recsys.recommender import BASE, Recommender, base_of, own_state, read_weights, require_base
 from recsys.runtime import atomic_file
 from recsys.training.batches import BatchStream, Plan, RankBatches
 from recsys.training.optim import build_optimizer, rate_factor
@@ -233,26 +233,28 @@ class SequenceTrainer(Trainer):
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's tensors as safetensors, by rename."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    """Write a model's own tensors as safetensors, by rename, with the hash of the weights that they adapt."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in own_state(model).items()}
+    base = base_of(model)
     with atomic_file(path) as work:
-        save_file(tensors, work, metadata={"format": "pt"})
+        save_file(tensors, work, metadata={"format": "pt"} if base is None else {"format": "pt", BASE: base})
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Read tensors written by `save_weights` into a model; they must fit it exactly."""
     try:
-        tensors = load_file(path)
+        tensors, base = read_weights(path)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path}: not readable as weights: {' '.join(str(error).split())}") from error
-    own = model.state_dict()
+    require_base(model, base, path)
+    own = own_state(model)
     for name in [*own, *tensors]:
         if name not in own or name not in tensors:
             raise RunError(f"{path}: belongs to another model: tensor '{name}' is in only one of the two")
         if own[name].shape != tensors[name].shape:
             theirs, ours = list(tensors[name].shape), list(own[name].shape)
             raise RunError(f"{path}: belongs to another schema or model: '{name}' is {theirs}, the run needs {ours}")
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, strict=base is None)
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -26,7 +26,14 @@ def case_of(sequences: Sequences, length: int) -> Case:
     data = SequenceDataset(schema, sequences.offsets, {"item_id": ids}, {}, keys, keys)
     model = {
         "max_length": length,
-        "inputs": {"embedding_size": WIDTH, "fusion": "sum", "fusion_size": WIDTH, "dropout": DROPOUT},
+        "inputs": {
+            "embedding_size": WIDTH,
+            "fusion": "sum",
+            "fusion_size": WIDTH,
+            "dropout": DROPOUT,
+            "direct": True,  # as the peers: the embedding enters the blocks, and is the output table
+        },
+        "tied": True,
         "backbone": {
             "name": "sasrec",
             "hidden_size": WIDTH,
@@ -59,6 +66,7 @@ def train(sequences: Sequences, length: int, meter: Meter) -> list[str]:
         "windows cover the whole of a sequence",
         "batches of windows of like length",
         "the output layer on positions with a label, its product in bfloat16",
+        "dropout by 16 random bits an element, a rate of 0.199997",
     ]
 
 

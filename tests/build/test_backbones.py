@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from recsys.build import build_model, load_pretrained, settle
+from recsys.build import build_model, settle
 from recsys.build.backbones import build_backbone
 from recsys.config import BackboneConfig, ModelConfig, RunConfig, load_config, parse
 from recsys.errors import ConfigError
@@ -55,7 +55,7 @@ def test_pretrained_weights_are_those_of_the_folder(kind: str, tmp_path: Path) -
     model = build_model(config, make_schema(), make_items())
     own = model.backbone.model.state_dict()
     assert own and any(not torch.equal(given[n], t) for n, t in own.items())  # fresh until they are loaded
-    load_pretrained(model.backbone, config.backbone)
+    model = build_model(config, make_schema(), make_items(), start_pretrained=True)
     assert all(torch.equal(given[name], tensor) for name, tensor in model.backbone.model.state_dict().items())
     vectors, lengths = torch.randn(1, 5, 16), torch.tensor([5])
     theirs = AutoModel.from_pretrained(tmp_path).eval()(inputs_embeds=vectors).last_hidden_state
@@ -82,8 +82,7 @@ def test_a_run_is_loaded_without_the_folder_that_it_started_from(tmp_path: Path)
 def test_a_configuration_in_a_folder_gives_the_shape_and_fresh_weights(tmp_path: Path) -> None:
     given = save("gpt_neox", tmp_path).state_dict()
     config = settle(model_config(name="auto", architecture=str(tmp_path)))
-    model = build_model(config, make_schema(), make_items())
-    load_pretrained(model.backbone, config.backbone)
+    model = build_model(config, make_schema(), make_items(), start_pretrained=True)
     own = model.backbone.model.state_dict()
     assert {n: t.shape for n, t in own.items()} == {n: t.shape for n, t in given.items() if n in own}
     assert not torch.equal(own["layers.0.attention.dense.weight"], given["layers.0.attention.dense.weight"])
@@ -94,6 +93,19 @@ def test_settling_twice_changes_nothing(tmp_path: Path) -> None:
     once = settle(model_config(name="llama", pretrained=str(tmp_path)))
     assert settle(once) == once and settle(model_config()) == model_config()
     assert parse(ModelConfig, once.model_dump(mode="json"), "saved") == once
+
+
+def test_what_a_written_architecture_leaves_open_comes_from_the_folder(tmp_path: Path) -> None:
+    """Else a run that is loaded without the folder would compute with another base of its positions."""
+    config = AutoConfig.for_model("llama", vocab_size=11, hidden_size=16, num_hidden_layers=3, **SHAPES["llama"])
+    config.rope_parameters = {"rope_type": "default", "rope_theta": 77.0}
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    stated = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4}
+    stated["rms_norm_eps"] = 1e-4
+    given = model_config(name="llama", pretrained=str(tmp_path), architecture=stated)
+    found = settle(given, complete=True).backbone.architecture
+    assert found["rope_parameters"]["rope_theta"] == 77.0 and found["num_key_value_heads"] == 2
+    assert found["rms_norm_eps"] == 1e-4 and settle(given).backbone.architecture == stated
 
 
 @pytest.mark.parametrize(
@@ -134,7 +146,7 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     other = {**SHAPES["llama"], "model_type": "llama", "hidden_size": 16, "num_hidden_layers": 4}
     config = settle(model_config(name="llama", pretrained=str(tmp_path), architecture=other)).backbone
     with pytest.raises(ConfigError, match="has no 'layers.3"):
-        load_pretrained(build_backbone(config, 8), config)
+        build_backbone(config, 8, start_pretrained=True)
 
 
 @pytest.mark.parametrize(

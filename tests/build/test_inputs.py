@@ -7,7 +7,7 @@ import torch
 
 from recsys.build import attach_text, build_model
 from recsys.config import ModelConfig, parse
-from recsys.errors import ConfigError, InputError
+from recsys.errors import ConfigError, InputError, SchemaError
 from recsys.inputs import SequenceInputs
 from recsys.nn import fusion
 from recsys.nn.time import cyclic_table
@@ -142,3 +142,63 @@ def test_a_table_of_another_size_of_vocabulary_is_refused(tmp_path):
     config = parse(ModelConfig, {"inputs": {"text_table": str(tmp_path / "text.npy")}}, "test")
     with pytest.raises(InputError, match="has 14 rows, the vocabulary has 15 ids"):
         attach_text(config.inputs, make_schema())
+
+
+@pytest.mark.parametrize(
+    ("column", "streams", "message"),
+    [
+        (
+            {"name": "description", "kind": Kind.TEXT, "scope": Scope.ITEM},
+            ["description"],
+            r"'description' is text, .*`python -m model.pretrained_text_embedding --data .*text_table: TABLE",
+        ),
+        (
+            {"name": "query", "kind": Kind.TEXT},
+            ["query"],
+            "'query' is text, .*commands.parquet.*or name the col",
+        ),
+        (
+            {"name": "shop", "kind": Kind.CATEGORICAL, "cardinality": 4},
+            ["text"],
+            "'text' needs model.inputs.text_",
+        ),
+        (
+            {"name": "a.b", "kind": Kind.CATEGORICAL, "cardinality": 4},
+            None,
+            r"a stream cannot be called 'a\.b'; ren",
+        ),
+        (
+            {"name": "type", "kind": Kind.CATEGORICAL, "cardinality": 4},
+            None,
+            "a stream cannot be called 'type'; ren",
+        ),
+    ],
+)
+def test_columns_that_are_no_streams_are_refused(column, streams, message):
+    with pytest.raises(ConfigError, match=message):
+        build(with_column(**column), streams=streams)
+
+
+def test_numbers_may_have_any_name():
+    assert build(with_column(name="unit.price", kind=Kind.CONTINUOUS)).event_continuous[-1] == "unit.price"
+
+
+def test_an_item_table_without_the_lists_of_the_schema_is_refused():
+    schema = with_column(name="genres", kind=Kind.CATEGORICAL, scope=Scope.ITEM, cardinality=6, multi_valued=True)
+    with pytest.raises(SchemaError, match="items.parquet: column 'genres' has one value an item"):
+        build(schema, make_items().with_columns(genres=pl.lit(3)))
+
+
+def test_lists_of_events_and_one_value_a_sequence():
+    columns = [
+        Column(name="tags", kind=Kind.CATEGORICAL, cardinality=7, multi_valued=True),
+        Column(name="age", kind=Kind.CONTINUOUS, scope=Scope.SEQUENCE),
+        Column(name="country", kind=Kind.CATEGORICAL, scope=Scope.SEQUENCE, cardinality=5),
+    ]
+    schema = Schema(columns=[*make_schema().columns, *columns])
+    inputs = build(schema)
+    assert inputs.event_bags["tags"].table.weight.shape == (7, 8) and "tags" in inputs.projections
+    assert inputs.context.tables["country"].weight.shape == (5, 16) and inputs.context.continuous == ["age"]
+    assert not {"tags", "country"} & set(inputs.event_categorical) and "age" not in inputs.event_continuous
+    left_out = build(schema, streams=["cat"])
+    assert left_out.context is None and not left_out.event_bags

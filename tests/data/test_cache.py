@@ -32,10 +32,10 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
     original = cache.flatten
 
-    def slow(files, dtypes, work):
+    def slow(files, dtypes, work, further=None):
         seen.append(work)
         time.sleep(0.05)
-        original(files, dtypes, work)
+        original(files, dtypes, work, further)
 
     monkeypatch.setattr(cache, "flatten", slow)
     return seen
@@ -96,9 +96,9 @@ def test_without_locks_the_first_copy_stays(folder: Path, builds: list[Path], mo
     meet = threading.Barrier(3)
     original = cache.flatten
 
-    def together(files, dtypes, work):
+    def together(files, dtypes, work, further=None):
         meet.wait(timeout=20)
-        original(files, dtypes, work)
+        original(files, dtypes, work, further)
 
     def unknown(*_):
         raise OSError(errno.ENOLCK, "no locks available")

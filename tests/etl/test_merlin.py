@@ -101,6 +101,18 @@ def test_users_targets_and_item_columns(tmp_path):
     assert found.select_by_tag(Tags.CONTEXT).column_names == ["shop"]
 
 
+def test_lists_of_lists_and_single_values(tmp_path):
+    tags = Column(name="tags", kind=Kind.CATEGORICAL, dtype="int32", cardinality=9, multi_valued=True)
+    country = Column(name="country", kind=Kind.CATEGORICAL, scope=Scope.SEQUENCE, dtype="int32", cardinality=5)
+    age = Column(name="age", kind=Kind.CONTINUOUS, scope=Scope.SEQUENCE, dtype="float32", tags=[Tag.CONTEXT])
+    write_schema_pbtxt(Schema(columns=[tags, country, age]), tmp_path)
+    found = read(tmp_path)
+    assert [len(found[n].shape.dims) for n in ("timestamp", "tags", "country", "age")] == [2, 3, 1, 1]
+    assert [found[n].is_list for n in ("timestamp", "tags", "country", "age")] == [True, True, False, False]
+    assert found["country"].int_domain.max == 4 and found["country"].dtype.name == "int32"
+    assert found["age"].dtype.name == "float32" and found.select_by_tag(Tags.CONTEXT).column_names == ["age"]
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).filter(lambda name: name != "timestamp"))
 def test_any_name_survives(tmp_path_factory, name):

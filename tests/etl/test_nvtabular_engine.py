@@ -250,3 +250,22 @@ def test_two_workers_of_a_cluster_give_the_same(tmp_path):
     config = RunConfig.model_validate({"etl": CONFIG | {"chunk": {"min_items": 3, "max_items": 5}}})
     found, expected = both(make_events(3, sessions=120), config, tmp_path, workers=2)
     same_datasets(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"categorical": {"item_id": {}, "tags": {"multi_valued": True}}}, "column 'tags' is multi_valued"),
+        ({"categorical": {"item_id": {}, "shop": {}}, "context": ["shop"]}, "column 'shop' is in etl.context"),
+    ],
+)
+def test_columns_of_the_other_engine_alone_are_refused(section, message, tmp_path):
+    events = pl.DataFrame({"session_id": ["a"], "item_id": ["x"], "timestamp": [1], "tags": [["u"]], "shop": ["s"]})
+    config = RunConfig.model_validate(
+        {"etl": {"continuous": {}, **section}, "split": {"rule": "none", "into": "train"}}
+    )
+    with pytest.raises(ConfigError, match=f"engine 'nvtabular': {message}, .*; use --engine polars"):
+        preprocess_nvtabular(events, config, tmp_path / "one")
+    preprocess(events, config, tmp_path / "two")
+    with pytest.raises(ConfigError, match=message):
+        preprocess_nvtabular(events, config, tmp_path / "three", workflow=tmp_path / "two")

@@ -9,7 +9,8 @@ import polars as pl
 from recsys.data.dataset import SequenceDataset
 from recsys.data.names import Names
 from recsys.evaluation.protocol import dataset_source, events_source, groups
-from tests.data.sequences import select
+from tests.data.sequences import make_items, select
+from tests.data.test_bags import SCHEMA, tagged, tagged_frame
 
 
 def test_hash_changes_with_the_data_alone(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -40,3 +41,13 @@ def test_session_stands_in_for_an_unknown_user(dataset: SequenceDataset) -> None
     found = groups(partly).to_list()
     assert found[1] == f"session {dataset.keys[1]}"
     assert found[:1] + found[2:] == users[:1] + users[2:]
+
+
+def test_lists_and_context_are_part_of_the_hash() -> None:
+    original = events_source(tagged())["sha256"]
+    assert events_source(tagged())["sha256"] == original
+    for changed in (
+        tagged_frame().with_columns(tags=pl.col("tags").list.reverse()),
+        tagged_frame().with_columns(country=pl.col("country").reverse()),
+    ):
+        assert events_source(SequenceDataset.from_frame(changed, SCHEMA, make_items()))["sha256"] != original

@@ -75,3 +75,60 @@ def test_settings_out_of_range_are_named() -> None:
     for value in (-0.1, 1.0, float("nan")):
         with pytest.raises(ConfigError, match=r"share \(.*\) must be at least 0 and below 1"):
             base.check_fraction("share", value)
+
+
+def bounded_or_not(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, scale: float
+) -> tuple[list[list[Tensor]], list[Tensor]]:
+    """Loss and gradients without and with the shift, and by autograd over all logits."""
+    g = torch.Generator().manual_seed(7)
+    inputs = [scale * torch.randn(s, generator=g) for s in ((300, 8), (90, 8), (90,))]
+    inputs = [x.requires_grad_() for x in inputs]
+    hidden, table, bias = inputs
+    targets = torch.randint(2, 90, (300,), generator=g)
+    found = []
+    for limit in (base.SAFE_LOGIT, -1.0):
+        monkeypatch.setattr(base, "SAFE_LOGIT", limit)
+        out = Squared(dtype=dtype, ignore_rows=2)(hidden, table, targets, bias)  # type: ignore[arg-type]
+        found.append([out.sum.detach(), *torch.autograd.grad(out.sum, inputs)])
+    nll = torch.nn.functional.cross_entropy((hidden @ table.T + bias)[:, 2:], targets - 2, reduction="none")
+    want = (nll**2).sum()
+    return found, [want.detach(), *torch.autograd.grad(want, inputs)]
+
+
+@pytest.mark.parametrize(("dtype", "scale", "far"), [("float32", 0.8, 1e-5), ("bfloat16", 0.8, 0.02)])
+def test_rows_are_shifted_only_for_the_range(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, scale: float, far: float
+) -> None:
+    found, want = bounded_or_not(monkeypatch, dtype, scale)
+    for way in found:
+        for a, b in zip(way, want, strict=True):
+            assert (a - b).norm() < far * b.norm()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_beyond_the_range_are_shifted(dtype: str) -> None:
+    """Logits of 200 and -200: without the shift the sum would be infinite, or nothing."""
+    for sign in (1.0, -1.0):
+        hidden = torch.tensor([[sign * 200.0], [sign * 200.0]], requires_grad=True)
+        table = torch.tensor([[1.0], [0.75]], requires_grad=True)
+        out = Squared(dtype=dtype)(hidden, table, torch.tensor([0, 1]))  # type: ignore[arg-type]
+        out.sum.backward()
+        assert out.sum.item() == pytest.approx(50.0**2, rel=0.02)
+        assert torch.isfinite(hidden.grad).all() and torch.isfinite(table.grad).all()  # type: ignore[arg-type]
+
+
+def test_a_sure_row_keeps_its_small_gradient_in_bfloat16() -> None:
+    """p = 1 - 3e-4: its distance from 1 is what the gradient is made of, and bfloat16 has 8 bits."""
+
+    class Plain(CatalogueLoss):
+        def curve(self, nll: Tensor) -> tuple[Tensor, Tensor]:
+            return nll, torch.ones_like(nll)
+
+    hidden, table = torch.tensor([[8.0]], requires_grad=True), torch.tensor([[1.0], [0.0]], requires_grad=True)
+    out = Plain(dtype="bfloat16")(hidden, table, torch.tensor([0]))
+    out.sum.backward()
+    rest = torch.sigmoid(torch.tensor(-8.0)).item()
+    assert out.sum.item() == pytest.approx(rest, rel=0.05)
+    assert hidden.grad is not None and hidden.grad.item() == pytest.approx(-rest, rel=0.05)
+    assert table.grad is not None and table.grad.flatten().tolist() == pytest.approx([-8 * rest, 8 * rest], rel=0.05)

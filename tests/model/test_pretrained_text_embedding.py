@@ -14,10 +14,10 @@ from data_processing.services.cache import Cache
 from data_processing.services.cached import CachedEmbedder
 from data_processing.services.embed_local import Usem3
 from data_processing.services.protocols import Stats
-from model.pretrained_text_embedding import compile_template, embed_items, main
+from model.pretrained_text_embedding import compile_template, embed_items, item_values, main
 from recsys.config import RunConfig
 from recsys.errors import ConfigError, InputError
-from recsys.etl import Workflow, preprocess
+from recsys.etl import Etl, Workflow, preprocess
 from recsys.evaluation import evaluate
 from recsys.inference import load
 from recsys.nn.pretrained import load_table
@@ -279,3 +279,12 @@ def test_a_run_reads_the_table_once_and_lives_without_it(data, table, tmp_path):
     loaded = load(run.path, device="cpu")
     assert (loaded.model.inputs.pretrained.table.numpy() == rows).all()
     assert evaluate(loaded, data, baselines=False).predictions.height > 0
+
+
+def test_lists_of_an_item_are_named_one_after_the_other():
+    events = pl.DataFrame({"session_id": ["a"] * 3, "item_id": ["x", "y", "z"], "timestamp": [1, 2, 3]})
+    films = pl.DataFrame({"item_id": ["x", "y", "z"], "genres": [["b", "a"], [], None]})
+    config = Etl().categorical("item_id").categorical("genres", multi_valued=True).config()
+    values = item_values(Workflow(config).fit(events, films), Path("none"))
+    assert values["genres"] == [None, None, None, "b, a", None, None]
+    assert compile_template("{item_id}[ ({genres})]", sorted(values))({"item_id": "x", "genres": "b, a"}) == "x (b, a)"

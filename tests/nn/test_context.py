@@ -21,6 +21,25 @@ def test_columns_are_added_up():
             torch.testing.assert_close(found[b, t], expected)
 
 
+def test_one_value_a_sequence_is_the_same_at_every_event():
+    torch.manual_seed(0)
+    context = ContextFeatures({"shop": 5, "version": 4}, ["age", "size"], 6)
+    for parameter in context.parameters():
+        torch.nn.init.normal_(parameter)
+    once = {
+        "shop": torch.tensor([3, 4]),
+        "version": torch.tensor([1, 3]),
+        "age": torch.randn(2),
+        "size": torch.randn(2),
+    }
+    everywhere = {name: values[:, None].expand(2, 3) for name, values in once.items()}
+    expected = context(everywhere)
+    assert expected.shape == (2, 3, 6)
+    torch.testing.assert_close(context(once).expand(2, 3, 6), expected)
+    for name in once:  # some once, some at every event
+        torch.testing.assert_close(context({**once, name: everywhere[name]}), expected)
+
+
 def test_at_first_ids_add_nothing():
     context = ContextFeatures({"shop": 5}, [], 6)
     assert context({"shop": torch.tensor([[3, 4]])}).abs().sum() == 0

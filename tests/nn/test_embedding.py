@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recsys.nn.embedding import ItemBags, PretrainedTable, id_embedding, start_from_vectors
+from recsys.nn.embedding import BagEmbedding, ItemBags, PretrainedTable, id_embedding, start_from_vectors
 
 
 def test_padding_is_zero_and_gets_no_gradient():
@@ -32,6 +32,30 @@ def test_a_bag_is_the_mean_of_its_values():
     expected = torch.stack([weight[5], (weight[3] + weight[4]) / 2, torch.zeros(4)])
     torch.testing.assert_close(module(torch.tensor([1, 0, 2])), expected)
     assert "bags" in module.state_dict()
+
+
+def test_lists_one_after_the_other_give_what_padded_ones_give():
+    torch.manual_seed(0)
+    lists = [[3, 4], [], [5, 5, 1], [2], []]
+    bag = BagEmbedding(6, 4)
+    flat = torch.tensor([i for ids in lists for i in ids])
+    offsets = torch.tensor([0, 2, 2, 5, 6, 6])
+    found = bag.of_lists(flat, offsets)
+    for row, ids in zip(found, lists, strict=True):
+        expected = sum((bag.table.weight[i] for i in ids), torch.zeros(4)) / max(1, len(ids))
+        torch.testing.assert_close(row, expected)
+    probe = torch.randn(5, 4)
+    padded = torch.tensor([ids + [0] * (3 - len(ids)) for ids in lists])
+    ours = torch.autograd.grad((found * probe).sum(), bag.table.weight)
+    torch.testing.assert_close(ours, torch.autograd.grad((bag(padded) * probe).sum(), bag.table.weight))
+
+
+def test_nothing_but_empty_lists():
+    bag = BagEmbedding(6, 4)
+    found = bag.of_lists(torch.zeros(0, dtype=torch.long), torch.zeros(4, dtype=torch.long))
+    assert found.shape == (3, 4) and not found.any()
+    found.sum().backward()
+    assert not bag.table.weight.grad.any()
 
 
 def test_a_projected_table_is_frozen_and_its_map_learns():

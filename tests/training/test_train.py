@@ -57,6 +57,7 @@ def test_the_run_directory_holds_what_a_run_saves(finished, dataset):
         "config.yaml",
         "environment.json",
         "history.json",
+        "memory.json",
         "model.safetensors",
         "schema.json",
         "workflow",
