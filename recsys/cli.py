@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_recommend(commands)
     _add_export(commands)
     _add_verify(commands)
+    _add_serve(commands)
     _add_report(commands)
     return parser
 
@@ -287,6 +288,43 @@ def _verify(options: argparse.Namespace) -> None:
     from recsys.serving.verify import verify
 
     print(verify(options.bundle).line(options.bundle))
+
+
+def _add_serve(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "serve",
+        "Answer requests from a bundle over HTTP, KServe v2 (needs the extra 'serve').",
+        "recsys serve --bundle out/bundle --port 8000",
+        _serve,
+    )
+    parser.add_argument("--bundle", type=Path, required=True, help="folder that `recsys export` wrote")
+    parser.add_argument("--name", default="recommend", help="the model's name in the addresses (default recommend)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="port (default 8000; 0: any that is free)")
+    parser.add_argument("--workers", type=int, default=1, help="requests computed side by side (default 1)")
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="bound on requests or waiting, for instance k=100 (docs/serving.md lists them); may be repeated",
+    )
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from recsys.server import read_limits, serve
+
+    serve(
+        options.bundle,
+        name=options.name,
+        host=options.host,
+        port=options.port,
+        workers=options.workers,
+        limits=read_limits(options.limit),
+    )
 
 
 def _add_report(commands: Commands) -> None:
