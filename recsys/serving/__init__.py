@@ -4,11 +4,13 @@
 |---|---|---|
 | `transform` | numpy | raw events to the graphs' inputs, ids to names |
 | `graphs` | numpy, onnxruntime | runs the ONNX graphs with the item tables bound |
+| `wire` | numpy | sessions and answers to KServe v2 tensors and back |
+| `kserve` | numpy, `wire` | those tensors as JSON and binary bodies |
 | `integrity` | nothing | hashes, paths, what must and must not be in a bundle |
 | `bundle` | all of these | a whole bundle in memory |
 | `verify` | all of these | `recsys verify`: hashes, then the golden requests |
 
-`transform`, `graphs` and `integrity` import nothing of `recsys`: they can be copied elsewhere as single files.
+`transform`, `graphs`, `wire` and `integrity` import nothing of `recsys`: they can be copied elsewhere as single files.
 """
 
 from importlib.util import find_spec

@@ -1,0 +1,191 @@
+"""One step of a served bundle, as the Python backend of NVIDIA Triton loads it.
+
+The parameter ``step`` of config.pbtxt says which: `transform` (raw columns to the graphs' inputs), `embed` and `rank`
+(the two graphs), `decode` (ids to names), or `fused` (all of it in one model). Needs numpy 1 and onnxruntime, and the
+files beside it. Requests that Triton hands over together run as one batch; a request that cannot be read is answered
+with an error of one line, and the others of its batch are answered all the same.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import triton_python_backend_utils as pb_utils
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # the copies beside this file, whatever else is installed
+
+import graphs  # noqa: E402
+import integrity  # noqa: E402
+import transform  # noqa: E402
+import wire  # noqa: E402
+
+Array = npt.NDArray[Any]
+Tensors = dict[str, Array]
+BUNDLE = HERE / "bundle"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of one session."""
+
+    items: list[str]
+    scores: list[float]
+    probabilities: list[float]
+
+
+class Step(Protocol):
+    """Answers requests: tensors by name in, tensors by name (or what is wrong with that request) out."""
+
+    def answer(self, requests: Sequence[Tensors]) -> list[Tensors | Exception]:
+        """One answer a request, in their order."""
+
+
+class Encode:
+    """Raw columns to the graphs' inputs; columns of one value a session as ``[B, 1]``."""
+
+    def __init__(self, manifest: Mapping[str, Any]) -> None:
+        self.transform = transform.Transform.load(BUNDLE)
+        once = {column.source for column in self.transform.columns if column.once}
+        self.fields = wire.fields_of(manifest["requests"], once)
+
+    def answer(self, requests: Sequence[Tensors]) -> list[Tensors | Exception]:
+        """`k` is among the outputs: at most the number of items."""
+        return [self._one(tensors) for tensors in requests]
+
+    def _one(self, tensors: Tensors) -> Tensors | Exception:
+        try:
+            sessions, wanted, removed = wire.from_tensors(self.fields, tensors)
+            encoded = [self.transform.encode(s, remove_seen=seen) for s, seen in zip(sessions, removed, strict=True)]
+            batch = self.transform.collate(encoded, wanted)
+        except (transform.RequestError, wire.WireError) as error:
+            return error
+        return {name: values[:, None] if values.ndim == 1 else values for name, values in batch.items()}
+
+
+class Run:
+    """One graph; requests of any lengths run together, padded on the right, and are cut apart again."""
+
+    def __init__(self, manifest: Mapping[str, Any], name: str) -> None:
+        self.graph = graphs.Graph(BUNDLE, name)
+        described = manifest["graphs"][name]
+        shapes = {n: described["inputs"][n]["shape"] for n in self.graph.inputs}
+        self.ranks = {n: len(shape) for n, shape in shapes.items()}
+        self.timed = next(n for n, shape in shapes.items() if shape[1:2] == ["time"])
+
+    def answer(self, requests: Sequence[Tensors]) -> list[Tensors | Exception]:
+        """Each request's rows, as long as its own rows are and with as many items as it wants itself."""
+        batch = {name: self._joined(name, requests) for name in self.graph.inputs}
+        found = self.graph.run(batch)
+        answers: list[Tensors | Exception] = []
+        start = 0
+        for tensors in requests:
+            rows = slice(start, start + len(tensors[self.graph.inputs[0]]))
+            start = rows.stop
+            answers.append({name: self._own(name, values[rows], tensors) for name, values in found.items()})
+        return answers
+
+    def _joined(self, name: str, requests: Sequence[Tensors]) -> Array:
+        parts = [tensors[name] for tensors in requests]
+        if self.ranks[name] == 1:
+            return np.concatenate([part.reshape(-1) for part in parts])
+        sizes = tuple(max(part.shape[d] for part in parts) for d in range(1, parts[0].ndim))
+        padded = []
+        for part in parts:
+            room = [(0, 0), *((0, size - part.shape[d + 1]) for d, size in enumerate(sizes))]
+            # Times must not run backwards, so theirs is the last of each row.
+            mode: Any = "edge" if name == transform.TIMES else "constant"
+            padded.append(part if part.shape[1:] == sizes else np.pad(part, room, mode=mode))
+        return padded[0] if len(padded) == 1 else np.concatenate(padded)
+
+    def _own(self, name: str, values: Array, tensors: Tensors) -> Array:
+        if name == "vectors":
+            return values[:, : tensors[self.timed].shape[1]]
+        return values[:, : int(tensors[transform.K].max())]
+
+
+class Decode:
+    """Ids to names."""
+
+    def __init__(self) -> None:
+        self.transform = transform.Transform.load(BUNDLE)
+
+    def answer(self, requests: Sequence[Tensors]) -> list[Tensors | Exception]:
+        """`items`, `scores`, `probabilities`."""
+        return [self._one(tensors) for tensors in requests]
+
+    def _one(self, tensors: Tensors) -> Tensors:
+        rows = self.transform.decode(tensors["ids"], tensors["scores"], tensors["probabilities"])
+        wanted = tensors[transform.K].reshape(-1).tolist()
+        answers = [Answer(*(values[:k] for values in row)) for row, k in zip(rows, wanted, strict=True)]
+        written: Tensors = wire.answer_tensors(answers, wanted)
+        return written
+
+
+class Fused:
+    """All steps in one model, over the one graph that is both of theirs."""
+
+    def __init__(self, manifest: Mapping[str, Any]) -> None:
+        self.encode, self.run, self.decode = Encode(manifest), Run(manifest, "fused"), Decode()
+
+    def answer(self, requests: Sequence[Tensors]) -> list[Tensors | Exception]:
+        """`items`, `scores`, `probabilities`."""
+        answers: list[Tensors | Exception] = list(self.encode.answer(requests))
+        places = [n for n, found in enumerate(answers) if not isinstance(found, Exception)]
+        batches: list[Any] = [answers[n] for n in places]
+        if batches:
+            ranked: list[Any] = self.run.answer(batches)
+            decoded = self.decode.answer([{**b, **r} for b, r in zip(batches, ranked, strict=True)])
+            for place, found in zip(places, decoded, strict=True):
+                answers[place] = found
+        return answers
+
+
+def make_step(name: str, manifest: Mapping[str, Any]) -> Step:
+    """The step of that name."""
+    if name == "transform":
+        return Encode(manifest)
+    if name == "decode":
+        return Decode()
+    return Fused(manifest) if name == "fused" else Run(manifest, name)
+
+
+class TritonPythonModel:
+    """What Triton calls."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Check the bundle's hashes and load the step; an error refuses the model."""
+        if int(np.__version__.split(".")[0]) != 1:
+            # The stub of this server reads numpy 2's tensors as garbage, without a word.
+            raise RuntimeError(f"numpy {np.__version__} in the environment of the server; it needs numpy 1.26")
+        config = json.loads(args["model_config"])
+        name = config["parameters"]["step"]["string_value"]
+        self.step = make_step(name, integrity.check(BUNDLE))
+        self.inputs = [i["name"] for i in config["input"]]
+        self.outputs = [(o["name"], pb_utils.triton_string_to_numpy(o["data_type"])) for o in config["output"]]
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response a request, in their order."""
+        try:
+            answers = self.step.answer([self._read(request) for request in requests])
+        except Exception as error:  # a traceback in the answer would show the caller this machine's folders
+            pb_utils.Logger.log_error(f"{type(error).__name__}: {error}")
+            failed = pb_utils.TritonError("the model failed; the server's log says why", pb_utils.TritonError.INTERNAL)
+            return [pb_utils.InferenceResponse(error=failed) for _ in requests]
+        return [self._response(answer) for answer in answers]
+
+    def _read(self, request: Any) -> Tensors:
+        given = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self.inputs}
+        return {name: tensor.as_numpy() for name, tensor in given.items() if tensor is not None}
+
+    def _response(self, answer: Tensors | Exception) -> Any:
+        if isinstance(answer, Exception):
+            error = pb_utils.TritonError(str(answer), pb_utils.TritonError.INVALID_ARG)
+            return pb_utils.InferenceResponse(error=error)
+        tensors = [pb_utils.Tensor(n, np.ascontiguousarray(answer[n], dtype=dtype)) for n, dtype in self.outputs]
+        return pb_utils.InferenceResponse(tensors)
