@@ -7,12 +7,13 @@
 --sequences: one user a line, `user item item ...` in time order (.txt, .xz or .gz), as Amazon Beauty is handed around.
 The last item of each user is the test, the one before it validation; all items that training knows are ranked, seen
 ones included; ties and unknown items are misses. Every run chooses its epoch on validation. A figure is the mean over
-seeds; its 95 % interval resamples users. CPU minutes are those of training, validation included.
+seeds; its 95 % interval resamples users. CPU minutes of ours
+are those of training steps alone; RecTools' include its validation after each epoch.
 
 With --peers-env (made as for scripts/bench_train.py) RecTools' SASRec is trained with what its authors publish for
 this table (eSASRec's benchmark: one block, one head, dropout .2, sampled softmax), for at most --minutes of CPU. Width,
-negatives and length are less than theirs (128, 128 and 20 for 256, 256 and 50), since an epoch at theirs takes so long
-on a CPU that it would learn less in the time; --peer hands other ones on.
+negatives and length are less than theirs (128, 128 and 20 for 256, 256 and 50), to get more epochs into the time; that
+theirs do worse in it was not tried. --peer hands other ones on.
 
 A run that is there already with the same settings is kept, ours and RecTools'.
 """
