@@ -89,7 +89,7 @@ def _scores(model: "Recommender", data: "SequenceDataset") -> "Tensor":
     import numpy as np
     import torch
 
-    from recsys.inference.scoring import hidden_states
+    from recsys.inference.scoring import hidden_states, window_histories
 
     row = np.flatnonzero(data.lengths > 0)[:HISTORIES]
     stop = data.offsets[row + 1]
@@ -99,8 +99,9 @@ def _scores(model: "Recommender", data: "SequenceDataset") -> "Tensor":
         for at in range(0, len(row), 16):
             begin, length = start[at : at + 16], (stop - start)[at : at + 16]
             states = hidden_states(model, data, begin, length)  # [B, T, H]
-            last = states[torch.arange(len(begin)), torch.from_numpy(length - 1).to(states.device)]  # [B, H]
-            found.append(model.item_scores(last).cpu())
+            last = (torch.arange(len(begin)) * states.shape[1] + torch.from_numpy(length - 1)).to(states.device)  # [B]
+            history = window_histories(model, data, begin, length, last)
+            found.append(model.item_scores(states.flatten(0, 1)[last], history).cpu())
     scores = torch.cat(found)
     return scores[:, torch.isfinite(scores).all(dim=0)]
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, InputError
 from recsys.losses import CrossEntropy, InfoNCE, LossOutput, SampledLoss
-from recsys.losses.base import check_targets
+from recsys.losses.base import Additions, check_targets
 from recsys.losses.negatives import Sampler
 from recsys.nn.dropout import Dropout
+from recsys.nn.repeats import RepeatBias
 
 CatalogueLossFunction = Callable[..., LossOutput]
 
@@ -42,9 +43,12 @@ class CatalogueHead(nn.Module):
         learn_temperature: it is a parameter, which starts at `temperature`.
         sampler: draws the negatives of a sampled loss (`InfoNCE` needs none).
         class_weights: ``[V]``, weights of the loss by target id; they are no part of what is saved.
+        repeats: what the items of a history gain, in units of the scores before the temperature; losses and scores
+            then want each position's history ``[P, T]`` (`recsys.nn.repeats.histories`).
 
     Raises:
-        ConfigError: a temperature of 0 or less, or weights or a sampler over another number of ids.
+        ConfigError: a temperature of 0 or less, weights or a sampler over another number of ids, or `repeats` with a
+            loss over a sample of them.
     """
 
     class_weights: Tensor | None
@@ -65,9 +69,14 @@ class CatalogueHead(nn.Module):
         learn_temperature: bool = False,
         sampler: Sampler | None = None,
         class_weights: Tensor | None = None,
+        repeats: RepeatBias | None = None,
     ) -> None:
         super().__init__()
         _check_sizes(cardinality, loss, sampler, class_weights)
+        if repeats is not None and isinstance(loss, SampledLoss):
+            raise ConfigError(
+                f"repeat_bias: {type(loss).__name__} sees a sample of the items; use cross_entropy, focal or tversky"
+            )
         _check_temperature(temperature, learn_temperature)
         self.reserved = reserved
         self.loss_function = loss
@@ -84,6 +93,7 @@ class CatalogueHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(cardinality)) if bias else None
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learn_temperature else None
         self.dropout = Dropout(dropout)
+        self.repeats = repeats
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def table(self, embedding: Tensor | None = None) -> Tensor:
@@ -102,7 +112,9 @@ class CatalogueHead(nn.Module):
         projected: Tensor = self.tied(functional.embedding(ids, embedding))
         return projected
 
-    def loss(self, hidden: Tensor, targets: Tensor, embedding: Tensor | None = None) -> LossOutput:
+    def loss(
+        self, hidden: Tensor, targets: Tensor, embedding: Tensor | None = None, history: Tensor | None = None
+    ) -> LossOutput:
         """Loss over hidden states ``[P, H]`` with target ids ``[P]``; its count is P, or the sum of the weights."""
         hidden = self._scaled(self.dropout(hidden))
         weights = None
@@ -112,14 +124,18 @@ class CatalogueHead(nn.Module):
         if self.training and isinstance(self.loss_function, SampledLoss):
             return self._sampled_loss(self.loss_function, hidden, targets, embedding, weights)
         full = self.loss_function if self.full_loss is None else self.full_loss
-        output: LossOutput = full(hidden, self._compared(self.table(embedding)), targets, self.bias, weights)
+        more = {} if self.repeats is None else {"additions": self.additions(history)}
+        output: LossOutput = full(hidden, self._compared(self.table(embedding)), targets, self.bias, weights, **more)
         return output
 
-    def scores(self, hidden: Tensor, embedding: Tensor | None = None) -> Tensor:
+    def scores(self, hidden: Tensor, embedding: Tensor | None = None, history: Tensor | None = None) -> Tensor:
         """Logits ``[P, V]`` of hidden states ``[P, H]``; reserved ids are -inf."""
         logits = self._scaled(hidden) @ self._compared(self.table(embedding)).T
         if self.bias is not None:
             logits = logits + self.bias
+        if self.repeats is not None:
+            ids, values = self.additions(history)
+            logits = logits.scatter_add(1, ids, values.to(logits.dtype))
         reserved = torch.arange(logits.shape[-1], device=logits.device) < self.reserved
         return logits.masked_fill(reserved, float("-inf"))
 
@@ -140,10 +156,17 @@ class CatalogueHead(nn.Module):
         output: LossOutput = loss(hidden, rows, own, row_ids, negatives, log_counts, bias, weights)
         return output
 
+    def additions(self, history: Tensor | None) -> Additions:
+        """What the repeats of histories ``[P, T]`` add to the logits."""
+        if self.repeats is None or history is None:
+            raise InputError("a head with a repeat bias is given each position's history, and no other head is")
+        return Additions(history, self._tempered(self.repeats(history)))
+
     def _scaled(self, hidden: Tensor) -> Tensor:
         """Hidden states ``[P, H]`` as they meet the table: at length 1 where asked for, divided by the temperature."""
-        if self.cosine:
-            hidden = functional.normalize(hidden, dim=-1)
+        return self._tempered(functional.normalize(hidden, dim=-1) if self.cosine else hidden)
+
+    def _tempered(self, hidden: Tensor) -> Tensor:
         if self.log_temperature is not None:
             return hidden / self.log_temperature.exp().clamp(min=MIN_TEMPERATURE)
         return hidden if self.temperature == 1 else hidden / self.temperature

@@ -15,6 +15,7 @@ from recsys.inputs import SequenceInputs
 from recsys.losses import UncertaintyWeights
 from recsys.nn.detection import SCORES_AT_ONCE, ReplacedDetector, draw_from_scores
 from recsys.nn.masking import RULES
+from recsys.nn.repeats import histories
 
 EVENTS = "events"
 """Key of the number of events among the counts of labels."""
@@ -91,8 +92,8 @@ class Recommender(nn.Module):
         seen: dict[str, Tensor] = {}
         for name, head in self.heads.items():
             positions, targets = batch.labels(name)
-            embedding = self.inputs.item_table() if name == self.item else None
-            output = head.loss(hidden.index_select(0, positions), targets, embedding)  # type: ignore[operator]
+            context = self.head_context(batch.inputs[name], positions) if name == self.item else ()
+            output = head.loss(hidden.index_select(0, positions), targets, *context)  # type: ignore[operator]
             count = output.count if counts is None else torch.as_tensor(counts[name], device=hidden.device)
             count = count.clamp(min=1)
             if self.task_weights is None:
@@ -199,11 +200,30 @@ class Recommender(nn.Module):
         fix = f"input column '{broken[0]}' is not finite there" if broken else "lower training.learning_rate"
         return f"loss is {loss} on dataset rows {named}; {fix}"
 
-    def item_scores(self, hidden: Tensor) -> Tensor:
-        """Scores ``[P, V]`` of every item for hidden states ``[P, H]``; reserved ids are -inf."""
+    def head_context(self, items: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the item head reads beside the states at flat `positions` ``[P]`` of items ``[B, T]``."""
+        return self.inputs.item_table(), self.histories(items, positions)
+
+    def histories(self, items: Tensor, positions: Tensor) -> Tensor | None:
+        """The history ``[P, T]`` of each flat position of items ``[B, T]``, where the item head wants it."""
+        if not self.scores_repeats:
+            return None
+        time = items.shape[1]
+        return histories(items, positions // time, positions % time)
+
+    @property
+    def scores_repeats(self) -> bool:
+        """Whether scores depend on what a history holds, so that `item_scores` wants histories."""
+        return getattr(self.heads[self.item], "repeats", None) is not None
+
+    def item_scores(self, hidden: Tensor, history: Tensor | None = None) -> Tensor:
+        """Scores ``[P, V]`` of every item for hidden states ``[P, H]``; reserved ids are -inf.
+
+        history ``[P, T]`` (`histories`) where the model `scores_repeats`.
+        """
         head = self.heads[self.item]
         assert isinstance(head, CatalogueHead)
-        return head.scores(hidden, self.inputs.item_table())
+        return head.scores(hidden, self.inputs.item_table(), history)
 
 
 def own_state(model: nn.Module) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from recsys.errors import ConfigError, InputError
 from recsys.heads import BinaryHead, CatalogueHead, RealHead
 from recsys.losses import GBCE, BinaryCrossEntropy, CrossEntropy, InfoNCE, MeanSquaredError, SampledSoftmax
 from recsys.losses.negatives import Uniform
+from recsys.nn.repeats import RepeatBias
 from tests.losses.sampling import plain_loss
 
 
@@ -192,3 +193,34 @@ def test_a_binary_head_predicts_the_second_class():
     torch.testing.assert_close(head.loss(hidden, targets).sum, want)
     with pytest.raises(InputError, match="target 2 is no class of two"):
         head.loss(hidden, targets + 1)
+
+
+def test_a_repeat_bias_moves_the_items_of_the_history_alone():
+    torch.manual_seed(0)
+    loss = CrossEntropy(ignore_rows=3)
+    head = CatalogueHead(
+        hidden_size=6, cardinality=9, reserved=3, loss=loss, temperature=0.5, repeats=RepeatBias(4)
+    ).double()
+    torch.nn.init.normal_(head.repeats.weight)
+    hidden = torch.randn(2, 6, dtype=torch.float64)
+    history = torch.tensor([[0, 5, 1, 8], [0, 0, 0, 3]])  # newest last; 0 and 1 are reserved
+    new, two, four = head.repeats.weight.tolist()
+    expected = hidden @ head.weight.T / 0.5
+    for row, item, gain in ((0, 8, new), (0, 5, four), (1, 3, new)):
+        expected[row, item] += gain / 0.5
+    assert two  # age 2 is a reserved id's in one history, and nothing's in the other
+    torch.testing.assert_close(head.scores(hidden, None, history)[:, 3:], expected[:, 3:])
+    targets = torch.tensor([8, 4])
+    found = head.loss(hidden, targets, None, history).sum
+    torch.testing.assert_close(found, functional.cross_entropy(expected[:, 3:], targets - 3, reduction="sum"))
+    found.backward()
+    assert head.repeats.weight.grad.count_nonzero() == 2
+
+
+def test_a_repeat_bias_wants_histories_and_the_whole_catalogue():
+    sizes = {"hidden_size": 6, "cardinality": 9, "reserved": 3}
+    head = CatalogueHead(**sizes, loss=CrossEntropy(ignore_rows=3), repeats=RepeatBias(4))
+    with pytest.raises(InputError, match="given each position's history"):
+        head.scores(torch.zeros(1, 6))
+    with pytest.raises(ConfigError, match="SampledSoftmax sees a sample of the items; use cross_entropy"):
+        CatalogueHead(**sizes, loss=SampledSoftmax(), sampler=Uniform(9, 3, 4), repeats=RepeatBias(4))

@@ -11,6 +11,8 @@ from recsys.config import AuxiliaryConfig, LossConfig, ModelConfig
 from recsys.errors import ConfigError, nearest
 from recsys.heads import BinaryHead, CatalogueHead, RealHead
 from recsys.losses import MeanSquaredError, UncertaintyWeights, given_weights, inverse_frequency
+from recsys.nn.masking import RULES
+from recsys.nn.repeats import RepeatBias
 from recsys.schema import CLASSIFICATION, TARGET, Column, Kind, Schema, Scope
 
 COUNT = "count"  # column of the item table: events in train
@@ -59,6 +61,9 @@ def _build_main(config: ModelConfig, item: Column, items: pl.DataFrame) -> Catal
     _require_loss("model.loss", config.loss, "classes")
     counts = _counts_of(item, item, items)
     loss, sampler = build_class_loss(config.loss, item.num_ids(), item.first_id, counts)
+    if config.repeat_bias and not RULES[config.masking].every_position:
+        fitting = ", ".join(name for name, rule in RULES.items() if rule.every_position)
+        raise ConfigError(f"model.repeat_bias: masking '{config.masking}' hides what a history is; use {fitting}")
     return CatalogueHead(
         hidden_size=config.backbone.hidden_size,
         cardinality=item.num_ids(),
@@ -73,6 +78,7 @@ def _build_main(config: ModelConfig, item: Column, items: pl.DataFrame) -> Catal
         learn_temperature=config.learn_temperature,
         sampler=sampler,
         class_weights=_class_weights(config.loss, item, counts),
+        repeats=RepeatBias(config.max_length) if config.repeat_bias else None,
     )
 
 

@@ -29,6 +29,7 @@ class ModelConfig(StrictModel):
     similarity: Literal["dot", "cosine"] = "dot"  # of hidden state and item; cosine wants a temperature of about 0.05
     temperature: Positive = 1.0  # the item head's scores are divided by it
     learn_temperature: bool = False  # it is a parameter, which starts there
+    repeat_bias: bool = False  # a learned score of items that the history holds, by how long ago (`recsys.nn.repeats`)
     output_dropout: Probability = 0.0
     auxiliary: list[AuxiliaryConfig] | None = None  # None: classification and target where the schema has them
     task_weights: Literal["fixed", "uncertainty"] = "fixed"  # uncertainty: learned (Kendall et al. 2018)

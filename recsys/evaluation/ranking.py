@@ -14,7 +14,16 @@ from recsys.baselines import Baseline
 from recsys.data.dataset import Array, SequenceDataset
 from recsys.data.windows import evaluation_windows
 from recsys.errors import RunError
-from recsys.inference.scoring import BLOCK, Seen, hidden_states, input_tables, score_blocks, seen_items, top_k
+from recsys.inference.scoring import (
+    BLOCK,
+    Seen,
+    hidden_states,
+    input_tables,
+    score_blocks,
+    seen_items,
+    top_k,
+    window_histories,
+)
 from recsys.metrics import ranks_from_scores
 from recsys.recommender import Recommender
 from recsys.runtime import progress
@@ -112,7 +121,9 @@ def rank_model(
         labelled = (steps < length[:, None]) & (event >= windows.label_from[batch][:, None])
         slots = slot[event[labelled]]  # [P_b]
         visits[slots] += 1
-        _rank_hidden(model, dataset, positions, slots, hidden[torch.from_numpy(labelled)], seen, ranked)
+        flat = torch.from_numpy(labelled.ravel().nonzero()[0]).to(hidden.device)  # [P_b]
+        history = window_histories(model, dataset, start, length, flat)
+        _rank_hidden(model, dataset, positions, slots, hidden.flatten(0, 1)[flat], history, seen, ranked)
     model.train(was_training)
     if (visits != 1).any():
         wrong = int((visits != 1).sum())
@@ -126,12 +137,13 @@ def _rank_hidden(
     positions: Positions,
     slots: Array,
     hidden: torch.Tensor,
+    history: torch.Tensor | None,
     seen: Seen,
     ranked: Ranked,
 ) -> None:
-    """Fill in `ranked` at `slots` from the hidden states there, ``[P_b, H]``."""
+    """Fill in `ranked` at `slots` from the hidden states there, ``[P_b, H]``, and what `window_histories` says."""
     reserved = dataset.schema.item().first_id
-    for part, scores in score_blocks(model, hidden):
+    for part, scores in score_blocks(model, hidden, history):
         at = slots[part]
         excluded = np.arange(scores.shape[1]) < reserved
         if seen == "remove":

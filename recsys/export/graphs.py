@@ -21,6 +21,7 @@ from recsys.heads import MIN_TEMPERATURE, CatalogueHead
 from recsys.inputs import CONTINUOUS, SequenceInputs
 from recsys.nn.embedding import BagEmbedding
 from recsys.nn.fusion import Stream
+from recsys.nn.repeats import histories
 from recsys.nn.time import TimeGapEmbedding
 from recsys.recommender import Recommender
 
@@ -139,6 +140,7 @@ class RankGraph(nn.Module):
         assert isinstance(head, CatalogueHead)
         self.model = model
         self.reserved, self.cosine, self.temperature = head.reserved, head.cosine, head.temperature
+        self.repeats = head.repeats
         if head.log_temperature is not None:
             self.temperature = max(float(head.log_temperature.detach().exp()), MIN_TEMPERATURE)
 
@@ -151,11 +153,12 @@ class RankGraph(nn.Module):
         output: Tensor,
         bias: Tensor | None = None,
         times: Tensor | None = None,
+        items: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The K best items of each row, K the largest of `k` but at most V.
 
         vectors ``[B, T, H]``, lengths ``[B]``, excluded ``[B, S]`` ids that are no candidates, k ``[B]``, output
-        ``[H, V]``, bias ``[V]``, times ``[B, T]``.
+        ``[H, V]``, bias ``[V]``, times ``[B, T]``, items ``[B, T]`` ids where the model `scores_repeats`.
 
         -> ids ``[B, K]`` (-1 where no candidate is left; equal scores by lowest id), scores ``[B, K]``, probabilities
         ``[B, K]`` over the whole catalogue.
@@ -166,6 +169,10 @@ class RankGraph(nn.Module):
         scores = (newest if self.temperature == 1 else newest / self.temperature) @ output  # [B, V]
         if bias is not None:
             scores = scores + bias
+        if self.repeats is not None:
+            assert items is not None
+            history = histories(items, torch.arange(items.shape[0]), lengths - 1)  # [B, T]
+            scores = scores.scatter_add(1, history, self.repeats(history) / self.temperature)
         scores = scores.masked_fill(torch.arange(scores.shape[1]) < self.reserved, float("-inf"))
         total = scores.logsumexp(1, keepdim=True)  # [B, 1]
         candidates = scores.scatter(1, excluded, float("-inf"))

@@ -84,9 +84,14 @@ def rank_signature(model: Recommender, tables: dict[str, Tensor]) -> Signature:
         inputs.append(Input(TABLE + BIAS, tables[BIAS], ("items",)))
     if has_times:
         inputs.append(Input(TIMES, torch.zeros(ROWS, STEPS, dtype=torch.int64), ("batch", "time")))
+    if model.scores_repeats:
+        ids = torch.arange(ROWS * STEPS).view(ROWS, STEPS)
+        inputs.append(Input(EVENT_INPUT + model.item, ids, ("batch", "time")))
+    given = (True, True, True, True, True, has_bias, has_times, model.scores_repeats)
 
     def arguments(values: Sequence[Any]) -> tuple[Any, ...]:
-        return (*values[:5], values[5] if has_bias else None, values[-1] if has_times else None)
+        left = iter(values)
+        return tuple(next(left) if is_given else None for is_given in given)
 
     return Signature(inputs, [Output(name, ("batch", "k")) for name in ("ids", "scores", "probabilities")], arguments)
 

@@ -21,6 +21,7 @@ WEIGHTS = "weights.data"
 LEAST_BYTES = 256
 """Smaller tensors stay in the graph."""
 ALIGNMENT = 64
+_AGAIN = "again."
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,27 @@ def to_onnx(module: nn.Module, signature: Signature, translations: Mapping[Any, 
 
 
 def merged(first: ModelProto, second: ModelProto, joint: str) -> ModelProto:
-    """One graph whose second half reads what the first half gives as `joint`."""
+    """One graph whose second half reads what the first half gives as `joint`, and inputs of one name once."""
     one, two = (
         onnx.compose.add_prefix(model, f"{n}/", rename_inputs=False, rename_outputs=False)
         for n, model in enumerate((first, second))
     )
+    shared = {i.name for i in one.graph.input} & {i.name for i in two.graph.input}
+    _rename_inputs(two, {name: _AGAIN + name for name in shared})  # merge_models refuses equal names
     model: ModelProto = onnx.compose.merge_models(one, two, io_map=[(joint, joint)])
+    kept = [i for i in model.graph.input if not i.name.startswith(_AGAIN)]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    _rename_inputs(model, {_AGAIN + name: name for name in shared})
     return model
+
+
+def _rename_inputs(model: ModelProto, names: Mapping[str, str]) -> None:
+    for value in model.graph.input:
+        value.name = names.get(value.name, value.name)
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = names.get(name, name)
 
 
 def quantised(model: ModelProto) -> ModelProto:

@@ -10,7 +10,16 @@ from recsys.cleaning.streams import DEFAULT_MAX_BYTES
 from recsys.data.dataset import Array, SequenceDataset
 from recsys.errors import ConfigError
 from recsys.inference.run import LoadedRun, load
-from recsys.inference.scoring import Seen, device_of, hidden_states, input_tables, score_blocks, seen_items, top_k
+from recsys.inference.scoring import (
+    Seen,
+    device_of,
+    hidden_states,
+    input_tables,
+    score_blocks,
+    seen_items,
+    top_k,
+    window_histories,
+)
 from recsys.inference.sequences import read_sequences
 from recsys.runtime import progress
 from recsys.schema import ITEM_ID, SESSION_ID
@@ -103,8 +112,10 @@ def next_items(
     for batch in progress(batches, "Recommend", unit="batch"):
         length = stop[batch] - start[batch]
         hidden = hidden_states(run.model, dataset, start[batch], length, tables)  # [B, T, H]
-        newest = hidden[torch.arange(len(batch)), torch.from_numpy(length - 1).to(hidden.device)]  # [B, H]
-        for part, block in score_blocks(run.model, newest):
+        last = torch.arange(len(batch)) * hidden.shape[1] + torch.from_numpy(length - 1)  # [B]
+        last = last.to(hidden.device)
+        history = window_histories(run.model, dataset, start[batch], length, last)
+        for part, block in score_blocks(run.model, hidden.flatten(0, 1)[last], history):
             chosen = batch[part]
             excluded = None
             if seen == "remove":

@@ -60,11 +60,27 @@ def hidden_states(
     return model.predictive(gathered, torch.from_numpy(length.astype(np.int64)).to(device), times)
 
 
-def score_blocks(model: Recommender, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Scores ``[n, V]`` of hidden states ``[P, H]`` in blocks of bounded size; reserved ids are -inf."""
+def window_histories(
+    model: Recommender, dataset: SequenceDataset, start: Array, length: Array, positions: Tensor
+) -> Tensor | None:
+    """What `Recommender.item_scores` wants of flat `positions` ``[P]`` of the windows that `hidden_states` had."""
+    if not model.scores_repeats:
+        return None
+    steps = np.arange(int(length.max()))
+    index = start[:, None] + np.minimum(steps[None, :], length[:, None] - 1)  # [B, T]
+    items = torch.from_numpy(dataset.items[index].astype(np.int64)).to(device_of(model))
+    return model.histories(items, positions)
+
+
+def score_blocks(model: Recommender, hidden: Tensor, history: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
+    """Scores ``[n, V]`` of hidden states ``[P, H]`` in blocks of bounded size; reserved ids are -inf.
+
+    history: `window_histories` of the same positions.
+    """
     size = max(1, BLOCK // model.heads[model.item].table(model.inputs.item_table()).shape[0])  # type: ignore[operator]
     for at in range(0, len(hidden), size):
-        yield slice(at, at + size), model.item_scores(hidden[at : at + size])
+        part = slice(at, at + size)
+        yield part, model.item_scores(hidden[part], None if history is None else history[part])
 
 
 def top_k(scores: Tensor, k: int, excluded: Tensor | None = None) -> Tensor:

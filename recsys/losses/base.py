@@ -46,6 +46,16 @@ class LossOutput(NamedTuple):
     parts: dict[str, Tensor]
 
 
+class Additions(NamedTuple):
+    """What is added to some logits of each position; of reserved ids nothing is.
+
+    ids: ``[P, S]``; but for reserved ones, no position names an id twice. values: ``[P, S]``.
+    """
+
+    ids: Tensor
+    values: Tensor
+
+
 class Settings(NamedTuple):
     """Plain values that the engine needs beside the tensors."""
 
@@ -53,7 +63,7 @@ class Settings(NamedTuple):
     smoothing: float
     bf16: bool
     ignore_rows: int
-    needs_grad: tuple[bool, bool, bool]
+    needs_grad: tuple[bool, bool, bool, bool]
 
 
 class CatalogueLoss(nn.Module, ABC):
@@ -96,20 +106,22 @@ class CatalogueLoss(nn.Module, ABC):
         targets: Tensor,
         bias: Tensor | None = None,
         weights: Tensor | None = None,
+        additions: Additions | None = None,
     ) -> LossOutput:
         """Loss of ``hidden @ table.T + bias`` against the rows of the table named by `targets`.
 
         hidden: ``[P, D]``; table: ``[V, D]``; targets: ``[P]`` int64, in ``ignore_rows .. V-1``;
-        bias: ``[V]``; weights: ``[P]``, constants (no gradient flows into them).
+        bias: ``[V]``; weights: ``[P]``, constants (no gradient flows into them); additions: to the logits.
         ->  LossOutput; parts: `nll`, the (weighted) sum of plain -log p without focus or smoothing.
 
         Raises InputError where shapes do not fit or a target is reserved or out of range.
         """
         check_inputs(hidden, table, targets, bias, weights, self.ignore_rows)
-        if self.dtype == "bfloat16" and not self.label_smoothing and is_usable(hidden):
+        check_additions(additions, len(targets), table.shape[0])
+        if self.dtype == "bfloat16" and not self.label_smoothing and additions is None and is_usable(hidden):
             total, nll = self._fused(hidden, table, targets, bias, weights)
         else:
-            total, nll = self._chunked(hidden, table, targets, bias, weights)
+            total, nll = self._chunked(hidden, table, targets, bias, weights, additions)
         if weights is None:
             count = torch.tensor(float(targets.shape[0]), dtype=total.dtype, device=total.device)
         else:
@@ -117,10 +129,17 @@ class CatalogueLoss(nn.Module, ABC):
         return LossOutput(total, count, {"nll": nll})
 
     def _chunked(
-        self, hidden: Tensor, table: Tensor, targets: Tensor, bias: Tensor | None, weights: Tensor | None
+        self,
+        hidden: Tensor,
+        table: Tensor,
+        targets: Tensor,
+        bias: Tensor | None,
+        weights: Tensor | None,
+        additions: Additions | None,
     ) -> tuple[Tensor, Tensor]:
         """(sum of the loss, sum of -log p) by our own engine."""
         enabled = torch.is_grad_enabled()
+        ids, values = (None, None) if additions is None else additions
         settings = Settings(
             rows=max(MIN_CHUNK_ROWS, self.chunk_size // (table.shape[0] - self.ignore_rows)),
             smoothing=self.label_smoothing,
@@ -130,9 +149,10 @@ class CatalogueLoss(nn.Module, ABC):
                 enabled and hidden.requires_grad,
                 enabled and table.requires_grad,
                 enabled and bias is not None and bias.requires_grad,
+                enabled and values is not None and values.requires_grad,
             ),
         )
-        total, nll = _ChunkedLoss.apply(hidden, table, targets, bias, weights, self.curve, settings)
+        total, nll = _ChunkedLoss.apply(hidden, table, bias, values, targets, weights, ids, self.curve, settings)
         return total, nll
 
     def _fused(
@@ -177,6 +197,18 @@ def check_inputs(
     check_targets(targets, ignore_rows, table.shape[0])
 
 
+def check_additions(additions: Additions | None, positions: int, rows: int) -> None:
+    """Raise InputError where what is added does not fit P positions, or names no row of a table."""
+    if additions is None:
+        return
+    ids, values = additions
+    if ids.dim() != 2 or len(ids) != positions or ids.shape != values.shape or ids.dtype != torch.int64:
+        shapes = f"ids {list(ids.shape)} {ids.dtype} and values {list(values.shape)}"
+        raise InputError(f"additions: {shapes} must be [{positions}, S], ids int64")
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < rows:
+        raise InputError(f"additions: an id is none of 0 .. {rows - 1}")
+
+
 def check_targets(targets: Tensor, first: int, stop: int) -> None:
     """Raise InputError where a target is no id of ``first .. stop - 1``."""
     if targets.numel():
@@ -195,21 +227,25 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         table: Tensor,
-        targets: Tensor,
         bias: Tensor | None,
+        values: Tensor | None,
+        targets: Tensor,
         weights: Tensor | None,
+        ids: Tensor | None,
         curve: Any,
         settings: Settings,
     ) -> tuple[Tensor, Tensor]:
         # Autocast would lower the products that are meant to stay in fp32; our own dtype switch decides.
         with torch.autocast(hidden.device.type, enabled=False):
             work = _Pass(hidden, table, targets, bias, weights, settings)
+            if ids is not None and values is not None:
+                work.add(ids, values)
             for start in range(0, targets.shape[0], settings.rows):
                 work.chunk(start, curve)
             if settings.smoothing:
                 work.finish()
         ctx.save_for_backward(*work.gradients())
-        ctx.dtypes = (hidden.dtype, table.dtype, None if bias is None else bias.dtype)
+        ctx.dtypes = tuple(None if given is None else given.dtype for given in (hidden, table, bias, values))
         total, nll = work.sums()
         ctx.mark_non_differentiable(nll)
         return total, nll
@@ -218,11 +254,11 @@ class _ChunkedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_sum: Tensor, _grad_nll: Tensor) -> tuple[Tensor | None, ...]:
         # Multiplied before the cast, so that a loss scale does its work for half-precision inputs.
-        hidden, table, bias = (
+        found = (
             None if grad is None else (grad * grad_sum).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
-        return hidden, table, None, bias, None, None, None
+        return *found, None, None, None, None, None
 
 
 class _Pass:
@@ -250,15 +286,27 @@ class _Pass:
         self.bias = None if bias is None else (bias.detach()[skip:] / self.unit).to(product)  # [C]
         self.weights = None if weights is None else weights.to(exact)  # [P]
         self.targets = (targets - skip).unsqueeze(1)  # [P, 1]
-        self.shifted = not _is_bounded(full, rows, bias)
+        self.bound = _bound(full, rows, bias)
         self.logits = torch.empty(min(settings.rows, len(targets)), len(rows), dtype=product, device=device)
         self.places = torch.arange(len(self.logits), device=device)
         self.values, self.nll, self.scale = torch.empty(3, len(targets), dtype=exact, device=device)  # [P] each
-        need_hidden, need_table, need_bias = settings.needs_grad
+        need_hidden, need_table, need_bias, _ = settings.needs_grad
         self.grad_hidden = torch.empty(hidden.shape, dtype=exact, device=device) if need_hidden else None
         self.grad_table = torch.zeros(table.shape, dtype=exact, device=device) if need_table else None
         self.grad_bias = torch.zeros(table.shape[0], dtype=exact, device=device) if need_bias else None
         self.low_table = torch.empty_like(self.table) if need_table and settings.bf16 else None
+        self.added: tuple[Tensor, Tensor, Tensor] | None = None
+        self.grad_added: Tensor | None = None
+
+    def add(self, ids: Tensor, values: Tensor) -> None:
+        """Take note of `Additions`: places ``[P, S]`` among the candidates, values, and which of them count."""
+        counts = ids >= self.settings.ignore_rows
+        given = values.detach() * counts
+        places = (ids - self.settings.ignore_rows).clamp_min(0)  # what does not count adds 0 to the first candidate
+        self.added = (places, (given / self.unit).to(self.hidden.dtype), counts)
+        self.bound += float(given.abs().max()) if given.numel() else 0.0
+        if self.settings.needs_grad[3]:
+            self.grad_added = torch.zeros(values.shape, dtype=self.nll.dtype, device=values.device)
 
     def chunk(self, start: int, curve: Any) -> None:
         """Loss and gradients of the positions from `start` on."""
@@ -296,7 +344,10 @@ class _Pass:
             torch.mm(hidden, self.table.t(), out=logits)
         else:
             torch.addmm(self.bias, hidden, self.table.t(), out=logits)
-        return logits.sub_(logits.amax(1, keepdim=True)) if self.shifted else logits
+        if self.added is not None:
+            logits.scatter_add_(1, self.added[0][part], self.added[1][part])
+        # Shifted too where the bound is not finite.
+        return logits if self.bound <= SAFE_LOGIT else logits.sub_(logits.amax(1, keepdim=True))
 
     def _accumulate(self, part: slice, error: Tensor, factor: Tensor) -> None:
         """Add the chunk's gradients: error ``[n, C]`` before the row factor ``[n]``."""
@@ -304,6 +355,9 @@ class _Pass:
             torch.mul(torch.mm(error, self.table), factor.unsqueeze(1), out=self.grad_hidden[part])
         if self.grad_bias is not None:
             self.grad_bias[self.settings.ignore_rows :] += error.t() @ factor.to(error.dtype)
+        if self.grad_added is not None and self.added is not None:
+            places, _, counts = (each[part] for each in self.added)
+            self.grad_added[part] = error.gather(1, places) * factor.unsqueeze(1) * counts
         if self.grad_table is None:
             return
         scaled = (self.hidden[part] * (self.unit * factor).unsqueeze(1)).to(self.hidden.dtype)  # [n, D]
@@ -323,24 +377,24 @@ class _Pass:
             self.grad_table[skip:] -= each @ self.hidden.to(exact) * self.unit  # [D]
         if self.grad_bias is not None:
             self.grad_bias[skip:] -= each.sum()
+        if self.grad_added is not None and self.added is not None:
+            self.grad_added -= each.unsqueeze(1) * self.added[2]
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """(sum of the loss, sum of -log p), scalars."""
         return self.values.sum(), self.nll.sum()
 
-    def gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Gradients of hidden, table and bias for an incoming gradient of 1; None where not needed."""
-        return self.grad_hidden, self.grad_table, self.grad_bias
+    def gradients(self) -> tuple[Tensor | None, ...]:
+        """Gradients of hidden, table, bias and additions for an incoming gradient of 1; None where not needed."""
+        return self.grad_hidden, self.grad_table, self.grad_bias, self.grad_added
 
 
-def _is_bounded(hidden: Tensor, table: Tensor, bias: Tensor | None) -> bool:
-    """Whether every logit is within `SAFE_LOGIT`, by Cauchy and Schwarz. hidden ``[P, D]``, table ``[C, D]``."""
+def _bound(hidden: Tensor, table: Tensor, bias: Tensor | None) -> float:
+    """Above the size of every logit, by Cauchy and Schwarz. hidden ``[P, D]``, table ``[C, D]``."""
     if not len(hidden):
-        return True
+        return 0.0
     bound = torch.linalg.vector_norm(hidden, dim=1).max() * torch.linalg.vector_norm(table, dim=1).max()
-    if bias is not None:
-        bound = bound + bias.abs().max()
-    return bool(bound <= SAFE_LOGIT)  # false too where something is not finite
+    return float(bound if bias is None else bound + bias.abs().max())
 
 
 def check_fraction(name: str, value: float) -> None:

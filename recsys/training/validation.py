@@ -56,9 +56,11 @@ class Validator:
             positions, targets = batch.labels(model.item)
             states = model.predictive(model.inputs(batch.inputs), batch.lengths, batch.get("times"))  # [B, T, H]
             hidden = states.flatten(0, 1)[positions]  # [P, H]
+            history = model.histories(batch.inputs[model.item], positions)  # [P, T]
             known = targets >= head.reserved
-            loss = head.loss(hidden[known], targets[known], model.inputs.item_table())
-            ranking = pessimistic_ranks(model, hidden, targets).cpu().numpy()
+            seen = None if history is None else history[known]
+            loss = head.loss(hidden[known], targets[known], model.inputs.item_table(), seen)
+            ranking = pessimistic_ranks(model, hidden, targets, history).cpu().numpy()
             sums += torch.tensor(
                 [
                     float(loss.sum),
@@ -81,18 +83,20 @@ class Validator:
         }
 
 
-def pessimistic_ranks(model: Recommender, hidden: Tensor, targets: Tensor) -> Tensor:
+def pessimistic_ranks(model: Recommender, hidden: Tensor, targets: Tensor, history: Tensor | None = None) -> Tensor:
     """Rank ``[P]`` of each target among all items: the items that score at least as high; 0 for unknown targets.
 
-    hidden ``[P, H]``, targets ``[P]``. A score that is NaN beats nothing, so its target has rank 0, a miss.
+    hidden ``[P, H]``, targets ``[P]``, history as `Recommender.item_scores` takes it.
+    A score that is NaN beats nothing, so its target has rank 0, a miss.
     """
     head = model.heads[model.item]
     assert isinstance(head, CatalogueHead)
     rows = max(1, SCORES_AT_ONCE // int(head.table(model.inputs.item_table()).shape[0]))
     ranks = []
     for at in range(0, len(targets), rows):
-        wanted = targets[at : at + rows]
-        scores = model.item_scores(hidden[at : at + rows])  # [n, V]
+        part = slice(at, at + rows)
+        wanted = targets[part]
+        scores = model.item_scores(hidden[part], None if history is None else history[part])  # [n, V]
         own = scores.gather(1, wanted[:, None])
         ranks.append(torch.where(wanted >= head.reserved, (scores >= own).sum(dim=1), 0))
     return torch.cat(ranks) if ranks else targets

@@ -175,3 +175,29 @@ def test_every_loss_teaches_a_repeating_pattern(loss):
     seen = torch.tensor([3, 4, 5, 9])  # in-batch negatives say nothing of the others
     best = seen[scores[:, seen].argmax(-1)]
     assert (best == targets).float().mean() > 0.95
+
+
+def test_a_repeat_bias_learns_that_nothing_comes_again():
+    torch.manual_seed(0)
+    model = make_model(auxiliary=[], loss={"name": "focal"}, repeat_bias=True).train()
+    data = make_dataset([8] * 32)
+    data.columns["item_id"] = np.concatenate([np.random.default_rng(n).permutation(12)[:8] + 3 for n in range(32)])
+    batch = Collator(data, ["item_id"], causal)(evaluation_windows(data, 8, "all"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(batch).loss.backward()
+        optimizer.step()
+    assert (model.heads["item_id"].repeats.weight[:4] < -0.1).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"masking": "mlm", "backbone": {"name": "bert"}}, "masking 'mlm' hides what a history is; use causal, "),
+        ({"loss": {"name": "info_nce"}}, "repeat_bias: InfoNCE sees a sample of the items; use cross_entropy"),
+    ],
+)
+def test_a_repeat_bias_wants_whole_histories_and_the_whole_catalogue(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        make_model(auxiliary=[], repeat_bias=True, **changes)

@@ -22,7 +22,8 @@ from recsys.serving.bundle import Bundle
 from recsys.serving.graphs import Graph
 from recsys.serving.integrity import MANIFEST, external_files, read_manifest, seal, sha256_of
 from recsys.serving.verify import GOLDEN, verify
-from tests.tiny_bundle import make_rich_events, make_rich_run
+from tests.shared_bundle import shared_bundle
+from tests.tiny_bundle import make_rich_events
 from tests.tiny_run import make_config, make_events, make_run
 
 SMALL = {"backbone": {"name": "sasrec", "hidden_size": 8, "num_layers": 1, "num_heads": 2}}
@@ -31,12 +32,12 @@ SMALL = {"backbone": {"name": "sasrec", "hidden_size": 8, "num_layers": 1, "num_
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """LLaMA over every kind of column."""
-    return make_rich_run(tmp_path_factory.mktemp("rich"))
+    return shared_bundle(tmp_path_factory).run
 
 
 @pytest.fixture(scope="module")
-def folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(run, tmp_path_factory.mktemp("bundle") / "b").path
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared_bundle(tmp_path_factory).bundle
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ FIRST = {  # the issue names these
     "ligr": {"backbone": {"name": "ligr", **HEADS}, "similarity": "cosine", "temperature": 0.05},
     "hstu": {"backbone": {"name": "hstu", "num_heads": 2, **SIZES}, "learn_temperature": True, "temperature": 0.5},
     "gru": {"backbone": {"name": "gru", "hidden_size": 8, "num_layers": 2}, "masking": "causal_last"},
+    "repeats": {"backbone": {"name": "sasrec", **HEADS}, "repeat_bias": True, "temperature": 0.5, "bias": True},
 }
 FURTHER = {
     "gpt2": {"backbone": {"name": "gpt2", **HEADS}},
@@ -48,7 +49,10 @@ BATCHES = [(1, 1, 1), (1, 6, 3), (2, 1, 1), (5, 4, 2), (3, 6, 1)]
 def model_of(folder: Path, settings: dict[str, Any]) -> Recommender:
     inputs = {"embedding_size": 4, "fusion_size": 8, "fusion_heads": 2}
     _, run = make_run(folder, make_events(sessions=12), make_config(inputs=inputs, **settings))
-    return load(run, device="cpu").model
+    model = load(run, device="cpu").model
+    if model.scores_repeats:  # as large as the other scores
+        torch.nn.init.normal_(model.heads[model.item].repeats.weight)
+    return model
 
 
 def save(folder: Path, name: str, graph: nn.Module, signature: Any, tables: dict[str, Tensor], size: int) -> Graph:
@@ -66,7 +70,8 @@ def plain_scores(model: Recommender, feeds: dict[str, Tensor]) -> Tensor:
     for n, length in enumerate(feeds["lengths"].tolist()):
         alone, times = feeds["vectors"][n : n + 1, :length], feeds["times"][n : n + 1, :length]
         hidden = model.predictive(alone, torch.tensor([length]), times)
-        rows.append(model.item_scores(hidden[:, length - 1])[0])
+        items = feeds["inputs.item_id"][n : n + 1, :length]
+        rows.append(model.item_scores(hidden[:, length - 1], model.histories(items, torch.tensor([length - 1])))[0])
     return torch.stack(rows)
 
 
@@ -80,6 +85,7 @@ def make_feeds(model: Recommender, batch: int, time: int, excluded: int, seed: i
         "lengths": lengths,
         "times": torch.randint(0, 10**10, (batch, time), generator=generator).cumsum(1),
         "excluded": gone,
+        "inputs.item_id": torch.randint(1, 8, (batch, time), generator=generator),
     }
 
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from recsys.errors import ConfigError, InputError
-from recsys.losses import CatalogueLoss, base
+from recsys.losses import CatalogueLoss, CrossEntropy, base
+from recsys.losses.base import Additions
 
 
 class Squared(CatalogueLoss):
@@ -35,6 +36,52 @@ def test_any_curve_gets_its_gradients(rows: int, skip: int, weighted: bool, monk
     found, expected = torch.autograd.grad(got.sum, inputs), torch.autograd.grad(want, inputs)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 100])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("far", [1.0, 60.0])  # above 40 the logits are shifted
+def test_additions_to_some_logits(rows: int, smoothing: float, far: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "MIN_CHUNK_ROWS", 1)
+    g = torch.Generator().manual_seed(rows)
+    shapes = ((13, 5), (11, 5), (11,), (13, 4))
+    inputs = [torch.randn(s, generator=g, dtype=torch.float64).requires_grad_() for s in shapes]
+    hidden, table, bias, values = inputs
+    ids = torch.stack([torch.randperm(11, generator=g)[:4] for _ in range(13)])
+    ids[::3, :2] = 0  # reserved: counts for nothing, however often it is named
+    targets, weights = torch.randint(2, 11, (13,), generator=g), torch.rand(13, generator=g, dtype=torch.float64)
+    loss = Squared(chunk_size=rows * 9, ignore_rows=2)
+    loss.label_smoothing = 0.0
+    if smoothing:
+        loss = CrossEntropy(rows * 9, label_smoothing=smoothing, ignore_rows=2)
+    got = loss(hidden, table, targets, bias, weights, Additions(ids, far * values))
+    logits = hidden @ table.T + bias
+    added = torch.zeros(13, 11, dtype=torch.float64).scatter_add(1, ids, far * values)
+    logits = (logits + added)[:, 2:]
+    nll = -torch.log_softmax(logits, 1)
+    own = nll[torch.arange(13), targets - 2]
+    each = (1 - smoothing) * own + smoothing * nll.mean(1) if smoothing else own**2
+    torch.testing.assert_close(got.sum, (weights * each).sum())
+    found, expected = torch.autograd.grad(got.sum, inputs), torch.autograd.grad((weights * each).sum(), inputs)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("ids", "values", "message"),
+    [
+        (torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2, 1), r"must be \[3, S\]"),
+        (torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3, 2), r"must be \[3, S\]"),
+        (torch.zeros(3, 1), torch.zeros(3, 1), "ids int64"),
+        (torch.full((3, 1), 4), torch.zeros(3, 1), r"an id is none of 0 \.\. 3"),
+        (torch.full((3, 1), -1), torch.zeros(3, 1), r"an id is none of 0 \.\. 3"),
+    ],
+)
+def test_additions_that_do_not_fit_are_refused(ids: Tensor, values: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CrossEntropy()(
+            torch.zeros(3, 2), torch.zeros(4, 2), torch.zeros(3, dtype=torch.int64), None, None, Additions(ids, values)
+        )
 
 
 def test_the_base_itself_is_no_loss() -> None:
