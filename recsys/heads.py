@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from recsys.errors import ConfigError, InputError
 from recsys.losses import CrossEntropy, InfoNCE, LossOutput, SampledLoss
-from recsys.losses.base import Additions, check_targets
+from recsys.losses.base import Additions
+from recsys.losses.checks import check_targets
 from recsys.losses.negatives import Sampler
 from recsys.nn.dropout import Dropout
 from recsys.nn.repeats import RepeatBias

@@ -5,7 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recsys.losses.base import DEFAULT_CHUNK_SIZE, CatalogueLoss, check_fraction
+from recsys.losses.base import DEFAULT_CHUNK_SIZE, CatalogueLoss
+from recsys.losses.checks import check_fraction
 
 
 class CrossEntropy(CatalogueLoss):

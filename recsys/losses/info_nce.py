@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from recsys.errors import ConfigError
-from recsys.losses.base import DEFAULT_CHUNK_SIZE, LossOutput, check_inputs
+from recsys.losses.base import DEFAULT_CHUNK_SIZE, LossOutput
+from recsys.losses.checks import check_inputs
 from recsys.losses.sampled import check_sample
 from recsys.losses.sampled_softmax import SampledSoftmax
 

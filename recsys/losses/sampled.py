@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from recsys.errors import ConfigError, InputError
-from recsys.losses.base import DEFAULT_CHUNK_SIZE, LossOutput, check_inputs
+from recsys.losses.base import DEFAULT_CHUNK_SIZE, LossOutput
+from recsys.losses.checks import check_inputs
 
 MIN_CHUNK_ROWS = 16
 """Fewest positions in a chunk."""

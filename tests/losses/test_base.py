@@ -118,10 +118,6 @@ def test_settings_out_of_range_are_named() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             Squared(**settings)
-    base.check_fraction("share", 0.0)
-    for value in (-0.1, 1.0, float("nan")):
-        with pytest.raises(ConfigError, match=r"share \(.*\) must be at least 0 and below 1"):
-            base.check_fraction("share", value)
 
 
 def bounded_or_not(

@@ -1,5 +1,6 @@
-"""One rank of two on gloo: InfoNCE over its half of the positions; writes loss and gradients. ``RANK FOLDER``."""
+"""Two ranks on gloo: InfoNCE over half of the positions each; they write loss and gradients. ``FOLDER``."""
 
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -44,4 +45,10 @@ def main(rank: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    # PyTorch is loaded once for both; nothing has been computed yet, so a fork is safe.
+    child = os.fork()
+    if child == 0:
+        main(1, Path(sys.argv[1]))
+        os._exit(0)
+    main(0, Path(sys.argv[1]))
+    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
