@@ -5,8 +5,8 @@
 
 The first start fetches the server from the package index. The server listens on 127.0.0.1: HTTP on 8000, gRPC on 8001,
 metrics on 8002. It counts as ready when `ensemble` and `fused` give the bundle's golden answers; they are asked again
-every two seconds, and a server that gives none, or a wrong one, or of which a model's process is gone, is started anew.
-Ctrl-C or SIGTERM ends it.
+every one and a half seconds, and a server that gives none, or a wrong one, or of which a model's process is gone, is
+started anew. Ctrl-C or SIGTERM ends it.
 """
 
 import argparse
@@ -24,9 +24,10 @@ from recsys.runtime import command_line
 
 READY_SECONDS = 180.0
 """From the start to the first right answer; a large model takes a while to load."""
-LOOK, ASK, PATIENCE, MISSES = 0.5, 2.0, 3.0, 2
+LOOK, ASK, PATIENCE, MISSES = 0.5, 1.5, 3.0, 2
 """Seconds between looks at the processes, between canaries, and for a canary's answer; canaries in a row without an
-answer until the server counts as hanging. An answer that is an error, or wrong, is enough at once."""
+answer until the server counts as hanging: within ten seconds. An answer that is an error, or wrong, is enough at once.
+"""
 ATTEMPTS = 3
 """Starts in a row that may fail before it is given up."""
 

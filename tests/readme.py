@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recsys.cli import main as recsys_main
-from scripts import demo
+from scripts import demo, demo_live
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,6 +34,8 @@ def entry_of(words: list[str]) -> tuple[str, Callable[[list[str]], int], list[st
             return module.rpartition(".")[2], importlib.import_module(module).main, arguments
         case ["bash", "scripts/demo.sh", *arguments]:
             return "demo", demo.main, arguments
+        case ["bash", "scripts/demo_live.sh", *arguments]:
+            return "demo_live", demo_live.main, arguments
     raise AssertionError(f"README shows a command that no test knows: {shlex.join(words)}")
 
 

@@ -2,12 +2,14 @@
 
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from recsys.client import Client, EndpointError
 from recsys.errors import ConfigError, InputError
 from recsys.serving import kserve, wire
+from tests.tiny_tls import make_certificate
 
 FIELDS = [wire.Field("timestamp", "time"), wire.Field("item_id", "text")]
 HISTORY = {"timestamp": [1, 2], "item_id": ["a", "b"], "colour": ["not", "sent"]}
@@ -115,6 +118,19 @@ def test_one_and_many_over_one_connection(fake: Any) -> None:
     infer = ("POST", "/v2/models/recommend/infer", "Bearer secret")
     assert [seen[:3] for seen in fake.seen] == [("GET", "/v2/models/recommend", "Bearer secret"), *[infer] * 4]
     assert len({seen[3] for seen in fake.seen}) == 1
+
+
+def test_tls_with_a_certificate_of_ones_own(fake: Any, tmp_path: Path) -> None:
+    made = make_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.certificate, made.key)
+    fake.socket = context.wrap_socket(fake.socket, server_side=True)
+    url = fake.url.replace("http", "https")
+    with Client(url, token="secret", ca=made.certificate) as client:
+        assert client.recommend(HISTORY).items == ["b", "a"]
+    assert fake.seen[-1][2] == "Bearer secret"
+    with Client(url, retries=0) as client, pytest.raises(EndpointError, match="CERTIFICATE_VERIFY_FAILED"):
+        client.recommend(HISTORY)
 
 
 def test_model_and_path_stand_in_the_address(fake: Any) -> None:
@@ -229,7 +245,6 @@ def test_several_threads_share_a_client(fake: Any) -> None:
         ({"url": "http://"}, "expected http://HOST:PORT"),
         ({"url": "http://x:port"}, "expected http://HOST:PORT"),
         ({"url": "file:///etc/passwd"}, "expected http://HOST:PORT"),
-        ({"protocol": "grpc"}, "protocol 'grpc' is unknown; known: http"),
         ({"deadline": 0}, "deadline 0, retries 3"),
         ({"retries": -1}, "retries -1"),
         ({"batch": 0}, "batch 0"),
@@ -241,7 +256,7 @@ def test_arguments_that_do_not_fit(arguments: dict[str, Any], reason: str) -> No
 
 
 def test_the_client_loads_little() -> None:
-    heavy = ("torch", "polars", "onnxruntime", "starlette")
+    heavy = ("torch", "polars", "onnxruntime", "starlette", "grpc")
     code = f"import sys, recsys.client; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
@@ -250,6 +265,6 @@ def test_the_client_loads_little() -> None:
 def test_an_answer_above_the_bound(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with Client(fake.url, retries=0) as client:
         client.recommend(HISTORY)
-        monkeypatch.setattr("recsys.client._MOST_BYTES", 10)
+        monkeypatch.setattr("recsys.client.over_http.MOST_BYTES", 10)
         with pytest.raises(EndpointError, match="the answer is above 10 bytes"):
             client.recommend(HISTORY)

@@ -34,6 +34,9 @@ def test_kept_without_outputs(path: Path) -> None:
 def test_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     notebook = nbformat.read(ROOT / "notebooks" / "quickstart.ipynb", as_version=4)
+    # Every cell runs, but training ends sooner: how well it learns is not looked at here.
+    (settings,) = [cell for cell in notebook.cells if "training.epochs=12" in cell.source]
+    settings.source = settings.source.replace("training.epochs=12", "training.epochs=2")
     # As Jupyter does: in the notebook's own folder.
     client = NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(ROOT / "notebooks")}})
     client.execute()

@@ -31,8 +31,8 @@ def test_readme_shows_the_whole_job_in_order() -> None:
     assert [entry_of(words)[0] for words in STEPS] == [
         *("simulate", "run", "preprocess", "train", "evaluate", "recommend", "report")
     ]
-    first, second = command_lines(README)[:2]
-    assert (first, second) == (["bash", "scripts/demo.sh"], ["bash", "scripts/test.sh"])
+    first = [["bash", f"scripts/{name}.sh"] for name in ("demo", "demo_live", "test")]
+    assert command_lines(README)[:3] == first
 
 
 def test_files_and_folders_that_readme_names_are_there() -> None:

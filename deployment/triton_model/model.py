@@ -20,7 +20,6 @@ import triton_python_backend_utils as pb_utils
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # the copies beside this file, whatever else is installed
 
-import graphs  # noqa: E402
 import integrity  # noqa: E402
 import transform  # noqa: E402
 import wire  # noqa: E402
@@ -61,6 +60,7 @@ class Encode:
     def _one(self, tensors: Tensors) -> Tensors | Exception:
         try:
             sessions, wanted, removed = wire.from_tensors(self.fields, tensors)
+            wire.check_lists(self.fields, sessions, self.transform.max_length)
             encoded = [self.transform.encode(s, remove_seen=seen) for s, seen in zip(sessions, removed, strict=True)]
             batch = self.transform.collate(encoded, wanted)
         except (transform.RequestError, wire.WireError) as error:
@@ -72,6 +72,8 @@ class Run:
     """One graph; requests of any lengths run together, padded on the right, and are cut apart again."""
 
     def __init__(self, manifest: Mapping[str, Any], name: str) -> None:
+        import graphs  # here, since the steps without a graph need not hold onnxruntime in memory
+
         self.graph = graphs.Graph(BUNDLE, name)
         described = manifest["graphs"][name]
         shapes = {n: described["inputs"][n]["shape"] for n in self.graph.inputs}

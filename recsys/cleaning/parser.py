@@ -212,7 +212,8 @@ def _read_time(form: TimeFormat) -> pl.Expr:
     text = pl.col("text")
     if form.format in Epoch:
         number = text.cast(pl.Float64, strict=False) * Epoch[form.format]
-        return text.cast(pl.Int64, strict=False).mul(Epoch[form.format]).fill_null(number.round().cast(pl.Int64))
+        rounded = number.round().cast(pl.Int64, strict=False)
+        return text.cast(pl.Int64, strict=False).mul(Epoch[form.format]).fill_null(rounded)
     has_zone = re.search(r"%(:{0,3}z|#z|Z|\+)", form.format) is not None
     if form.pattern is not None:
         groups = text.str.extract_groups(form.pattern)
@@ -230,7 +231,7 @@ def _read_clock(form: TimeFormat) -> pl.Expr:
     if form.pattern is None or "<clock>" not in form.pattern:
         return pl.lit(None, dtype=pl.Int64)
     seconds = pl.col("text").str.extract_groups(form.pattern).struct.field("clock")
-    return (seconds.cast(pl.Float64, strict=False) * 1_000_000).round().cast(pl.Int64)
+    return (seconds.cast(pl.Float64, strict=False) * 1_000_000).round().cast(pl.Int64, strict=False)
 
 
 def _refuse_unparsed(

@@ -25,7 +25,7 @@ def select_rows(
     to frame, where there are many small ones.
     """
     key = key_column(profile)
-    rows = funnel.drop("read", frame, _incomplete(frame, key))
+    rows = funnel.drop("read", frame, _incomplete(frame, key)).rechunk()  # Polars 2.1 fails on a chunk without rows
     if profile.categories is not None:
         other = pl.format("category {}", pl.col(CATEGORY).fill_null("(none)"))
         kept = pl.col(CATEGORY).is_in(profile.categories).fill_null(False)

@@ -239,6 +239,8 @@ def _json_row(line: bytes, name: str, number: int) -> dict[str, object]:
     except json.JSONDecodeError as error:
         why = f"not JSON, of which a log has one object a line: {error.msg} in {text[:80]!r}"
         raise InputError(f"{name}: row {number}: {why}") from error
+    except RecursionError:
+        raise InputError(f"{name}: row {number}: values nested too deep: {text[:80]!r}") from None
     if not isinstance(row, dict):
         raise InputError(f"{name}: row {number}: expected one JSON object a line, found {text[:80]!r}")
     return row

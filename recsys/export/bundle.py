@@ -26,6 +26,7 @@ TOLERANCE = 1e-4
 INT8_TOLERANCE = 0.02
 """The same between two machines with 8-bit weights, whose kernels round differently."""
 _NEEDED = ("onnx", "onnxruntime", "onnxscript")
+_NO_RULE = shutil.ignore_patterns("report.json")  # which names folders of the machine that cleaned
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def _write(run: LoadedRun, folder: Path, out: Path, int8: bool) -> Exported:
     _write_json(folder / "transform.json", {**facts, "vocabularies": files})
     _write_json(folder / "items.json", _item_texts(run))
     shutil.copyfile(run.directory.schema_file, folder / "schema.json")
+    if run.directory.cleaning.is_dir():
+        shutil.copytree(run.directory.cleaning, folder / "cleaning", ignore=_NO_RULE)
     requests = make_requests(transform, vocabularies, GOLDEN_REQUESTS)
     answers = offline_answers(run, transform, requests, GOLDEN_K)  # before the model is made ready for the export
     try:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from recsys.errors import ConfigError, nearest
+from recsys.serving import wire
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Limits:
         sessions: of a request.
         events: of a request, padding counted.
         values: of the lists of a request as the model reads them, padding counted.
-        k: items asked for.
+        items: wanted of all sessions of a request together, of each at most the catalogue.
         waiting: requests that wait for a worker; more are answered 503.
         connections: open at the same time; requests on more are answered 503.
         header_seconds: until the head of a request is there; then the connection is closed.
@@ -27,10 +28,10 @@ class Limits:
     """
 
     body_bytes: int = 16 << 20
-    sessions: int = 128
+    sessions: int = 64
     events: int = 1 << 18
-    values: int = 1 << 18
-    k: int = 1000
+    values: int = wire.MOST_VALUES
+    items: int = 1 << 20
     waiting: int = 64
     connections: int = 256
     header_seconds: float = 10.0

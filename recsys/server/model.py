@@ -69,7 +69,8 @@ class Model:
             raise wire.WireError(f"output {wire.shown(unknown[0])} is unknown; known: {', '.join(wire.OUTPUTS)}")
         self._check_sizes(message.tensors)
         sessions, wanted, seen = wire.from_tensors(self.fields, message.tensors)
-        self._check_values(sessions, wanted)
+        wanted = self._bounded(wanted)
+        wire.check_lists(self.fields, sessions, self.bundle.transform.max_length, self.limits.values)
         outputs = wire.answer_tensors(self._recommend(sessions, wanted, seen), wanted)
         if message.outputs is not None:
             outputs = {name: outputs[name] for name in message.outputs}
@@ -87,18 +88,15 @@ class Model:
         _refuse_above("sessions", shape[0], self.limits.sessions)
         _refuse_above("events, padding counted,", shape[0] * shape[1], self.limits.events)
 
-    def _check_values(self, sessions: Sequence[dict[str, Any]], wanted: Sequence[int]) -> None:
+    def _bounded(self, wanted: Sequence[int]) -> list[int]:
+        """Each k, at most the number of ids: more could not be answered, and would only make the answer larger."""
         for number in wanted:
             if number < 1:
                 raise InputError(f"k ({number}) must be a whole number of at least 1")
-            _refuse_above("items (k)", number, self.limits.k)
-        # The model reads lists as one array [sessions, events, longest list]: one long list makes all of it large.
-        events = min(max(len(s[wire.TIMESTAMP]) for s in sessions), self.bundle.transform.max_length)
-        for column in self.fields:
-            if column.kind == "texts":
-                longest = max((_width(value) for s in sessions for value in s[column.name]), default=1)
-                name = f"values in the lists of '{column.name}', padding counted,"
-                _refuse_above(name, len(sessions) * events * longest, self.limits.values)
+        most = len(self.bundle.transform.names)
+        bounded = [min(number, most) for number in wanted]
+        _refuse_above("items wanted (k)", len(bounded) * max(bounded), self.limits.items)
+        return bounded
 
     def _recommend(self, sessions: Sequence[Any], wanted: Sequence[int], seen: Sequence[bool]) -> list[Answer]:
         """Answers in the order of the sessions; those that leave out seen items are computed apart."""
@@ -110,11 +108,6 @@ class Model:
             )
             answers |= dict(zip(rows, found, strict=True))
         return [answers[n] for n in range(len(sessions))]
-
-
-def _width(value: Any) -> int:
-    """Values of a list, or at most how many a text with a delimiter holds."""
-    return len(value) + isinstance(value, str) if value else 1
 
 
 def _refuse_above(what: str, found: int, limit: int) -> None:

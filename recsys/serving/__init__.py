@@ -6,6 +6,7 @@
 | `graphs` | numpy, onnxruntime | runs the ONNX graphs with the item tables bound |
 | `wire` | numpy | sessions and answers to KServe v2 tensors and back |
 | `kserve` | numpy, `wire` | those tensors as JSON and binary bodies |
+| `kserve_grpc` | numpy, `kserve` | those tensors as messages over gRPC |
 | `integrity` | nothing | hashes, paths, what must and must not be in a bundle |
 | `bundle` | all of these | a whole bundle in memory |
 | `verify` | all of these | `recsys verify`: hashes, then the golden requests |

@@ -52,7 +52,7 @@ def dump(
         datatype = DATATYPES[tensor.dtype]
         entry: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(tensor.shape)}
         if binary if isinstance(binary, bool) else binary.get(name, False):
-            chunks.append(_to_bytes(tensor, datatype))
+            chunks.append(write_tensor(tensor, datatype))
             entry["parameters"] = {"binary_data_size": len(chunks[-1])}
         else:
             entry["data"] = _to_json(tensor, datatype)
@@ -89,7 +89,7 @@ def load(side: Side, body: bytes, header_length: str | None = None) -> Message:
     tensors: dict[str, Array] = {}
     at = size
     for entry in head[side]:
-        name, datatype, shape = _entry(entry, side)
+        name, datatype, shape = read_entry(entry, side)
         if name in tensors:
             raise WireError(f"tensor {shown(name)} is given twice")
         binary = _parameters(entry, name).get("binary_data_size")
@@ -98,15 +98,15 @@ def load(side: Side, body: bytes, header_length: str | None = None) -> Message:
             continue
         if isinstance(binary, bool) or not isinstance(binary, int) or not 0 <= binary <= len(body) - at:
             raise WireError(f"tensor '{name}': binary_data_size is {shown(binary)}; {len(body) - at} bytes are left")
-        tensors[name] = _from_bytes(memoryview(body)[at : at + binary], name, datatype, shape)
+        tensors[name] = read_tensor(memoryview(body)[at : at + binary], name, datatype, shape)
         at += binary
     if at != len(body):
         raise WireError(f"{len(body) - at} bytes stand behind the last tensor")
     return Message(tensors, *_wishes(head))
 
 
-def _entry(entry: Any, side: str) -> tuple[str, str, tuple[int, ...]]:
-    """Name, datatype and shape of a tensor."""
+def read_entry(entry: Any, side: str) -> tuple[str, str, tuple[int, ...]]:
+    """Name, datatype and shape of a tensor that a message describes; WireError where they are none."""
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise WireError(f"'{side}' holds {shown(entry)}; expected an object with name, datatype, shape")
     name, datatype, shape = entry["name"], entry.get("datatype"), entry.get("shape")
@@ -208,7 +208,8 @@ def _fits(value: Any, datatype: str) -> bool:
 # Binary.
 
 
-def _to_bytes(tensor: Array, datatype: str) -> bytes:
+def write_tensor(tensor: Array, datatype: str) -> bytes:
+    """A tensor in the binary form: little endian; of BYTES each value behind its length in four bytes."""
     if datatype != "BYTES":
         return tensor.astype(DTYPES[datatype], copy=False).tobytes()
     parts: list[bytes] = []
@@ -217,7 +218,8 @@ def _to_bytes(tensor: Array, datatype: str) -> bytes:
     return b"".join(parts)
 
 
-def _from_bytes(data: memoryview, name: str, datatype: str, shape: tuple[int, ...]) -> Array:
+def read_tensor(data: memoryview, name: str, datatype: str, shape: tuple[int, ...]) -> Array:
+    """The tensor that `write_tensor` wrote; WireError where the bytes are not those of its shape."""
     size = math.prod(shape)
     if datatype != "BYTES":
         dtype = np.dtype(DTYPES[datatype])

@@ -21,6 +21,8 @@ ITEMS, SCORES, PROBABILITIES = "items", "scores", "probabilities"
 OUTPUTS = {ITEMS: "BYTES", SCORES: "FP32", PROBABILITIES: "FP32"}
 DTYPES = {"BOOL": "|b1", "INT32": "<i4", "INT64": "<i8", "FP32": "<f4", "FP64": "<f8", "BYTES": "|O"}
 DATATYPES = {np.dtype(code): name for name, code in DTYPES.items()}
+MOST_VALUES = 1 << 18
+"""Of a column of lists in a request as the model reads it; see `check_lists`."""
 _LATEST_SECOND, _MICROSECONDS = 1e11, 1_000_000
 
 
@@ -119,10 +121,10 @@ def _values(column: Field, values: Any, events: int) -> Any:
         raise WireError(f"column '{column.name}' holds {size}, '{TIMESTAMP}' {events}; give one an event")
     if column.kind == "time":
         return _times(values)
-    if column.kind == "number":
-        found: list[Any] = [_number(column.name, value, n) for n, value in enumerate(values)]
-    else:
-        found = [_cell(column, value, n) for n, value in enumerate(values)]
+    found: list[Any] | Array | None = _plain(column, values)
+    if found is None:
+        cell = _number if column.kind == "number" else _cell
+        found = [cell(column, value, n) for n, value in enumerate(values)]
     if not column.once:
         return found
     if len({"nan" if value != value else value for value in found}) > 1:
@@ -148,11 +150,24 @@ def _times(values: Any) -> Array:
     raise WireError(f"column '{TIMESTAMP}', event {at + 1}: {shown(values[at])}; expected {form}")
 
 
-def _number(name: str, value: Any, at: int) -> float:
+def _plain(column: Field, values: Any) -> list[Any] | Array | None:
+    """Values of the one type that most columns hold, read at once; None where each has to be looked at."""
+    kinds = set(map(type, values))
+    try:
+        if column.kind == "number" and kinds <= {int, float}:
+            return np.array(values, dtype=np.float64)
+        if column.kind == "text" and kinds <= {str}:
+            return [value.encode() for value in values]
+    except (UnicodeError, OverflowError):
+        pass  # looked at one by one, the value is found and named
+    return None
+
+
+def _number(column: Field, value: Any, at: int) -> float:
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise WireError(f"column '{name}', event {at + 1}: {shown(value)}; expected a number")
+        raise WireError(f"column '{column.name}', event {at + 1}: {shown(value)}; expected a number")
     try:
         return float(value)
     except OverflowError:
@@ -197,11 +212,48 @@ def from_tensors(
         tensor = tensors[column.name]
         for n, session in enumerate(sessions):
             values: Any = tensor[n, : 1 if column.once else lengths[n]]
-            if KINDS[column.kind] == "BYTES":
-                where = f"input '{column.name}', session {n + 1}"
+            where = f"input '{column.name}', session {n + 1}"
+            if column.kind == "time":
+                _check_times(values, where)
+            elif KINDS[column.kind] == "BYTES":
                 values = [_read_cell(column, value, where, at) for at, value in enumerate(values)]
             session[column.name] = values if not column.once else [values[0]] * lengths[n]
     return sessions, wanted, seen
+
+
+def _check_times(times: Array, where: str) -> None:
+    limit = int(_LATEST_SECOND) * _MICROSECONDS
+    wrong = np.flatnonzero((times > limit) | (times < -limit))
+    if len(wrong):
+        at = int(wrong[0])
+        raise WireError(f"{where}, event {at + 1}: {int(times[at])}; expected microseconds since 1970")
+
+
+def check_lists(
+    fields: Sequence[Field], sessions: Sequence[Mapping[str, Any]], max_length: int, most: int = MOST_VALUES
+) -> None:
+    """Refuse lists of which the model would read too many values.
+
+    It reads lists as one array [sessions, events, longest list], so one long list makes all of it large.
+
+    Raises:
+        WireError: a column would become more than `most` values.
+    """
+    events = min(max(len(session[TIMESTAMP]) for session in sessions), max_length)
+    for column in fields:
+        if column.kind != "texts":
+            continue
+        longest = max((_width(value) for session in sessions for value in session[column.name]), default=1)
+        if len(sessions) * events * longest > most:
+            raise WireError(
+                f"the longest list of '{column.name}' holds {longest:,} values; with {events:,} events of "
+                f"{len(sessions):,} sessions beside it that is above {most:,}; send shorter lists"
+            )
+
+
+def _width(value: Any) -> int:
+    """Values of a list, or at most how many a text with a delimiter holds."""
+    return len(value) + isinstance(value, str) if value else 1
 
 
 def _check_inputs(fields: Sequence[Field], tensors: Mapping[str, Array]) -> int:

@@ -161,3 +161,12 @@ def test_what_was_parsed_is_not_parsed_again(monkeypatch):
     for messages in (["a", "b", "a"], ["b", "a"], ["c", "a"], ["d", "a"]):
         remembering(pl.Series("message", messages))
     assert asked == [[], ["a", "b"], ["c"], ["d", "a"]], "the fourth one had no room, so all was forgotten"
+
+
+def test_numbers_that_no_clock_shows_are_no_time():
+    form = TimeFormat(format="%Y-%m-%d", example="x", pattern=r"^(?P<time>\S+) (?P<clock>\S+)$")
+    times, clock = parse_times(pl.Series("t", ["2020-01-01 1.5", "2020-01-02 9e40"]), [form], "log", 0)
+    assert times.null_count() == 0
+    assert clock.to_list() == [1_500_000, None]
+    with pytest.raises(InputError, match="log: row 2: time '1e40' in column 't'"):
+        parse_times(pl.Series("t", ["1.5", "1e40"]), [TimeFormat(format="epoch_s", example="1600000000")], "log", 0)

@@ -117,3 +117,12 @@ def test_rules_survive_saving(tmp_path):
     (tmp_path / "rules.json").write_text("{")
     with pytest.raises(InputError, match="rules.json"):
         Rules.load(tmp_path)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_chunk_without_a_usable_row(at):
+    pieces = [LOG[:1], LOG[5:6]]
+    pieces.insert(at, raw((None, "Menu", "Menu: x (1)", 1), ("s", "Menu", None, 2)))
+    chunks = pl.concat(pieces, rechunk=False)
+    assert chunks.n_chunks() == 3
+    assert select_rows(chunks, VECTORWORKS, Funnel()).height == 2

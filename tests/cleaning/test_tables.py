@@ -71,6 +71,7 @@ def live(**change):
         (live(message=None), "column 'message' is missing"),
         (live() * 3 + live(ts="02/05/2025"), ": row 4: time '02/05/2025'"),
         (b'{"ts"', "not JSON"),
+        (live() + b'{"ts": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", ": row 2: "),
     ],
 )
 def test_json_lines(tmp_path, data, message):

@@ -29,6 +29,13 @@ def generated(request, tmp_path_factory):
     return folder, log_format
 
 
+@pytest.fixture(scope="module")
+def rebuilt(generated, tmp_path_factory):
+    """What reconstruction makes of it at its usual sizes, and its report; not to be written to."""
+    out = tmp_path_factory.mktemp("rebuilt") / "out"
+    return out, reconstruct(generated[0] / "logs", VECTORWORKS, out)
+
+
 def in_order(events, columns=COLUMNS):
     """Sessions sorted, events of each in the order of the table."""
     return events.with_row_index("at").sort("session_id", "at").select(columns)
@@ -38,14 +45,13 @@ def read(out):
     return pl.read_parquet(out / "events" / "*.parquet")
 
 
-def test_events_are_the_truth(generated, tmp_path):
-    folder, _ = generated
-    report = reconstruct(folder / "logs", VECTORWORKS, tmp_path / "out")
-    events, truth = in_order(read(tmp_path / "out")), in_order(pl.read_parquet(folder / "truth" / "clean.parquet"))
+def test_events_are_the_truth(generated, rebuilt):
+    (folder, _), (out, report) = generated, rebuilt
+    events, truth = in_order(read(out)), in_order(pl.read_parquet(folder / "truth" / "clean.parquet"))
     assert events.rows() == truth.rows()
     removed = next(s["removed"] for s in report["stages"] if s["stage"] == "undo")
     assert removed["undone event"] > 50 and removed["redo row"] > 10 and removed["undo row without an event"] > 5
-    users = read(tmp_path / "out").select("session_id", "user_id").unique().sort("session_id")
+    users = read(out).select("session_id", "user_id").unique().sort("session_id")
     assert (
         users.rows()
         == pl.read_parquet(folder / "truth" / "clean.parquet")[["session_id", "user_id"]]
@@ -56,11 +62,10 @@ def test_events_are_the_truth(generated, tmp_path):
     assert users["user_id"].null_count() == 0
 
 
-def test_times_are_the_truth(generated, tmp_path):
-    folder, log_format = generated
-    reconstruct(folder / "logs", VECTORWORKS, tmp_path / "out")
+def test_times_are_the_truth(generated, rebuilt):
+    (folder, log_format), (out, _) = generated, rebuilt
     columns = ["session_id", "timestamp"]
-    found = in_order(read(tmp_path / "out"), columns)["timestamp"]
+    found = in_order(read(out), columns)["timestamp"]
     true = in_order(pl.read_parquet(folder / "truth" / "clean.parquet"), columns)["timestamp"]
     if log_format == "batch":
         assert found.to_list() == true.to_list()
@@ -69,9 +74,8 @@ def test_times_are_the_truth(generated, tmp_path):
         assert (found - true).abs().median() < 200_000
 
 
-def test_the_sum_of_every_stage_is_exact(generated, tmp_path):
-    folder, _ = generated
-    report = reconstruct(folder / "logs", VECTORWORKS, tmp_path / "out")
+def test_the_sum_of_every_stage_is_exact(generated, rebuilt):
+    (folder, _), (out, report) = generated, rebuilt
     stages = report["stages"]
     assert [s["stage"] for s in stages] == ["read", "category", "noise", "sessions", "undo", "repeats"]
     for stage, after in zip(stages, [*stages[1:], None], strict=True):
@@ -79,40 +83,36 @@ def test_the_sum_of_every_stage_is_exact(generated, tmp_path):
         assert after is None or after["rows_in"] == stage["rows_out"]
     assert stages[0]["rows_in"] == sum(report["input"]["rows"].values())
     assert stages[0]["rows_in"] == json.loads((folder / "simulation.json").read_text())["raw_rows"]
-    events = read(tmp_path / "out")
+    events = read(out)
     assert stages[-1]["rows_out"] == events.height
     assert stages[-1]["rows_in"] == events["merge_count"].sum()
 
 
-def test_the_table_does_not_depend_on_the_size_of_parts(generated, tmp_path, monkeypatch):
-    folder, _ = generated
-    reconstruct(folder / "logs", VECTORWORKS, tmp_path / "one")
+def test_the_table_does_not_depend_on_the_size_of_parts(generated, rebuilt, tmp_path, monkeypatch):
+    (folder, _), (one, _) = generated, rebuilt
     monkeypatch.setattr(spill, "ROWS_A_FILE", 500)
     reconstruct(folder / "logs", VECTORWORKS, tmp_path / "many", rows_a_part=300)
     assert len(list((tmp_path / "many" / "events").iterdir())) > 5
-    assert len(list((tmp_path / "one" / "events").iterdir())) == 1
-    assert read(tmp_path / "one").equals(read(tmp_path / "many"))
+    assert len(list((one / "events").iterdir())) == 1
+    assert read(one).equals(read(tmp_path / "many"))
     sessions = [pl.read_parquet(p)["session_id"].unique() for p in (tmp_path / "many" / "events").iterdir()]
     assert pl.concat(sessions).is_unique().all()
 
 
-def test_in_memory_is_the_same_path(generated, tmp_path):
-    folder, _ = generated
-    reconstruct(folder / "logs", VECTORWORKS, tmp_path / "out")
-    assert clean_logs(folder / "logs", VECTORWORKS).equals(read(tmp_path / "out"))
+def test_in_memory_is_the_same_path(generated, rebuilt):
+    assert clean_logs(generated[0] / "logs", VECTORWORKS).equals(read(rebuilt[0]))
 
 
-def test_metadata_and_users_are_kept(generated, tmp_path):
-    folder, _ = generated
+def test_metadata_and_users_are_kept(generated, rebuilt, tmp_path):
+    (folder, _), (out, _) = generated, rebuilt
     shutil.copyfile(folder / "commands.parquet", folder / "logs" / "commands.parquet")
     reconstruct(folder / "logs", VECTORWORKS, tmp_path / "inside")
     (folder / "logs" / "commands.parquet").unlink()
-    reconstruct(folder / "logs", VECTORWORKS, tmp_path / "out")
-    known = pl.read_parquet(tmp_path / "out" / "metadata.parquet")
+    known = pl.read_parquet(out / "metadata.parquet")
     assert known.equals(pl.read_parquet(tmp_path / "inside" / "metadata.parquet"))
     assert set(known.columns) == {"item_id", "classification", "target", "description"}
-    assert set(read(tmp_path / "out")["item_id"]) <= set(known["item_id"])
-    assert pl.read_parquet(tmp_path / "out" / "users.parquet").height == 6
+    assert set(read(out)["item_id"]) <= set(known["item_id"])
+    assert pl.read_parquet(out / "users.parquet").height == 6
 
 
 HEADER = "ts,session_anonymized,cat,message\n"

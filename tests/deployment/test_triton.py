@@ -7,10 +7,12 @@ import pytest
 
 from deployment import triton
 from deployment.triton import Supervisor, main
-from deployment.triton_server import Trouble, bundle_of
+from deployment.triton_server import Trouble, bundle_of, check_repository
 from recsys.errors import ConfigError, RunError
+from recsys.serving import integrity
 
 WELL = frozenset({11, 12})
+TIMES = (triton.LOOK, triton.ASK, triton.PATIENCE, triton.MISSES)
 
 
 class FakeServer:
@@ -93,6 +95,13 @@ def test_one_wrong_answer_or_two_that_are_missing(said: tuple[Any, ...], starts:
     assert sum("starting anew" in line for line in told) == starts - 1
 
 
+def test_a_server_that_hangs_is_found_within_ten_seconds() -> None:
+    """The longest way there: it hangs right after it was asked, and each look comes a whole round late."""
+    assert TIMES == (0.5, 1.5, 3.0, 2)
+    look, ask, patience, misses = TIMES
+    assert misses * (ask + look + patience) <= 10
+
+
 @pytest.mark.parametrize("loss", ["server", "model"])
 def test_a_process_that_is_gone_is_seen_without_the_canary(loss: str) -> None:
     server, canary = FakeServer(), FakeCanary()
@@ -151,6 +160,20 @@ def test_admin_keys_that_could_not_be_sent_are_refused(key: str, tmp_path: Path)
     file.write_text("0123456789abcdef\n", encoding="utf-8")
     assert triton._admin(file) == "0123456789abcdef"
     assert triton._admin(None) != triton._admin(None)
+
+
+def test_a_repository_with_one_byte_changed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = tmp_path / "fused" / "1" / "model.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("print('ours')\n")
+    facts = {"sha256": integrity.sha256_of(code), "bytes": code.stat().st_size}
+    values = {"format": "recsys-bundle", "version": 1, "files": {"fused/1/model.py": facts}}
+    (tmp_path / integrity.MANIFEST).write_text(integrity.seal(values))
+    check_repository(tmp_path)
+    code.write_text("print('evil')\n")
+    assert main(["--repository", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "fused/1/model.py: was changed after the export" in told and told.count("\n") == 1
 
 
 def test_no_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

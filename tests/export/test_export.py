@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from recsys import cli
+from recsys.cleaning.rules import Rules
 from recsys.errors import ConfigError, InputError, RunError
 from recsys.export import Exported, export
 from recsys.export import bundle as module
@@ -24,7 +25,7 @@ from recsys.serving.integrity import MANIFEST, external_files, read_manifest, se
 from recsys.serving.verify import GOLDEN, verify
 from tests.shared_bundle import shared_bundle
 from tests.tiny_bundle import make_rich_events
-from tests.tiny_run import make_config, make_events, make_run
+from tests.tiny_run import make_config, make_events, make_log_run, make_run
 
 SMALL = {"backbone": {"name": "sasrec", "hidden_size": 8, "num_layers": 1, "num_heads": 2}}
 
@@ -251,3 +252,12 @@ def test_a_missing_extra_is_named(small: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("recsys.serving.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"onnxruntime, which is not installed: pip install 'recsys\[serve\]'"):
         require_onnxruntime()
+
+
+def test_the_cleaning_goes_along_without_its_report(small: Path, tmp_path: Path) -> None:
+    run = make_log_run(small, tmp_path / "run", dropped=["rare"])
+    (run / "cleaning" / "report.json").write_text('{"logs": "/home/someone"}')
+    exported = export(run, tmp_path / "bundle")
+    found = {name for name in exported.manifest["files"] if name.startswith("cleaning/")}
+    assert found == {"cleaning/profile.yaml", "cleaning/rules.json"}
+    assert Rules.load(tmp_path / "bundle" / "cleaning") == Rules(dropped_commands=["rare"])

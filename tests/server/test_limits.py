@@ -26,6 +26,13 @@ def test_a_body_too_large_is_refused(bundle: Bundle, golden: list[Any]) -> None:
             client.recommend_batch([golden[4]["columns"]] * 3)
 
 
+def test_more_items_than_allowed_of_all_sessions(bundle: Bundle, golden: list[Any]) -> None:
+    with serving(bundle, Limits(items=10)) as served, Client(served.url) as client:
+        assert len(client.recommend_batch([golden[4]["columns"]] * 2, 5)) == 2
+        with pytest.raises(InputError, match=r"has 12 items wanted \(k\) and this server takes 10"):
+            client.recommend_batch([golden[4]["columns"]] * 2, 6)
+
+
 def left_open(served: Served, data: bytes) -> bytes:
     """What a server says to a caller who sends only this."""
     with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as caller:
@@ -118,12 +125,12 @@ def test_more_connections_than_allowed_are_told_so(bundle: Bundle) -> None:
 
 
 def test_limits_are_read_from_texts() -> None:
-    assert read_limits(["k=5", "body_seconds=0.5"]) == Limits(k=5, body_seconds=0.5)
+    assert read_limits(["items=5", "body_seconds=0.5"]) == Limits(items=5, body_seconds=0.5)
     for text, reason in {
-        "kk=5": r"limit 'kk' is unknown",
-        "k=1.5": "expected k=N with a whole number",
-        "k": "expected k=N",
-        "k=0": "limit k is 0; expected a number above 0",
+        "itms=5": r"limit 'itms' is unknown",
+        "items=1.5": "expected items=N with a whole number",
+        "items": "expected items=N",
+        "items=0": "limit items is 0; expected a number above 0",
         "body_seconds=nan": "expected a number above 0",
     }.items():
         with pytest.raises(ConfigError, match=reason):

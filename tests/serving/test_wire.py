@@ -237,6 +237,7 @@ def test_k_is_a_whole_number(k: Any) -> None:
         ({"level": np.zeros((1, 2))}, r"input 'level' has shape \[1, 2\]; expected \[1, 1\]"),
         ({"lengths": np.array([[3]], dtype=np.int32)}, "input 'lengths', session 1: 3; expected 0 to 2"),
         ({"lengths": np.array([[-1]], dtype=np.int32)}, "input 'lengths', session 1: -1; expected 0 to 2"),
+        ({"timestamp": np.array([[1, -(2**63)]])}, f"input 'timestamp', session 1, event 2: -{2**63}; expected micro"),
         ({"item_id": np.array([[b"a", b"\xff"]], dtype=object)}, "input 'item_id', session 1, event 2: not UTF-8"),
         ({"tags": np.array([[b"a", b""]], dtype=object)}, "event 1: b'a'; expected a JSON list of texts"),
         ({"tags": np.array([[b"", b"[1]"]], dtype=object)}, "event 2: .*; expected a JSON list of texts"),
@@ -263,3 +264,14 @@ def test_the_file_stands_alone() -> None:
     code = "import sys; sys.path[:0] = ['recsys/serving']; import wire; print('recsys' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    "tags", [[["t"] * 40] * 3, [["t"], ["t"] * 40, []], ["t," * 19 + "t"] * 3, [None, None, ["t"] * 40]]
+)
+def test_lists_of_which_the_model_would_read_too_much(tags: list[Any]) -> None:
+    """Three events of two sessions, of which the model reads the newest two, with a longest list of 40 values."""
+    sessions = [{"timestamp": [1, 2, 3], "tags": tags}, {"timestamp": [1], "tags": [[]]}]
+    wire.check_lists(FIELDS[:1] + FIELDS[2:3], sessions, 2, 2 * 2 * 40)
+    with pytest.raises(WireError, match=r"the longest list of 'tags' holds 40 values; with 2 events of 2 sessions"):
+        wire.check_lists(FIELDS[:1] + FIELDS[2:3], sessions, 2, 2 * 2 * 40 - 1)
