@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bundle = make_bundle(processes, out, run)
         log = options.log or make_log(processes, out)
         endpoint, model = start_server(processes, out, bundle, options.triton)
-        flags = ["--run", run, "--endpoint", endpoint, "--model", model, "--port", options.port]
+        flags = ["--bundle", bundle, "--endpoint", endpoint, "--model", model, "--port", options.port]
         processes.start("app", "deployment.web", *flags, "--replay", log, "--speed", options.speed)
         address = wait_for_app(processes, out / "logs" / "app.log")
         say(f"playing {log} {options.speed:g} times as fast as it was")

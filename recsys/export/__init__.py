@@ -12,6 +12,7 @@
     BUNDLE/items.json             texts of the items (descriptions), one an id
     BUNDLE/schema.json            columns of the run
     BUNDLE/golden.json            requests, and what the run answers offline
+    BUNDLE/cleaning/profile.yaml  and the rules beside it: how raw logs are cleaned, where the run was trained on such
 """
 
 from recsys.export.bundle import Exported, export
