@@ -37,9 +37,9 @@ class RepeatBias(nn.Module):
 
     def __init__(self, max_length: int) -> None:
         super().__init__()
-        group = torch.tensor([(age - 1).bit_length() for age in range(1, max_length + 1)])
-        self.register_buffer("group", group, persistent=False)
-        self.weight = nn.Parameter(torch.zeros(int(group[-1]) + 1))
+        groups = [(age - 1).bit_length() for age in range(1, max_length + 1)]
+        self.register_buffer("group", torch.tensor(groups), persistent=False)
+        self.weight = nn.Parameter(torch.zeros(groups[-1] + 1))
 
     def forward(self, history: Tensor) -> Tensor:
         """What each place of histories ``[P, T]`` adds to its item's score, ``[P, T]``."""

@@ -44,3 +44,8 @@ def test_the_bias_of_one_event() -> None:
     bias = RepeatBias(1)
     assert bias.weight.tolist() == [0]
     assert bias(torch.zeros(3, 1, dtype=torch.int64)).shape == (3, 1)
+
+
+def test_it_is_made_without_numbers_for_a_memory_plan() -> None:
+    with torch.device("meta"):
+        assert RepeatBias(9).weight.shape == (5,)
