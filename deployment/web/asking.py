@@ -64,6 +64,7 @@ class Asker:
         self._client = connect()
         self._waiting: dict[str, Question] = {}  # by session, the one that waits longest first
         self._flying: set[str] = set()
+        self._dropped: set[str] = set()  # of those that fly: they are not asked about again
         self._refused: dict[str, tuple[float, Question]] = {}
         self._more = asyncio.Event()
         self._up = asyncio.Event()
@@ -84,6 +85,8 @@ class Asker:
         """Ask no more about a session."""
         self._waiting.pop(session_id, None)
         self._refused.pop(session_id, None)
+        if session_id in self._flying:
+            self._dropped.add(session_id)
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -148,12 +151,13 @@ class Asker:
         try:
             answer = await asyncio.get_running_loop().run_in_executor(pool, client.recommend, question.columns, TOP)
         except InputError as error:
-            if name not in self._waiting:
+            if name not in self._waiting and name not in self._dropped:
                 self._refused[name] = (time.monotonic() + _REFUSED_AGAIN, question)
             self._be(Health("refusing", _line(error)))
             self._renew(client)
         except RecsysError as error:
-            self._waiting.setdefault(name, question)
+            if name not in self._dropped:
+                self._waiting.setdefault(name, question)
             self._be(Health("unreachable", _line(error)))
         else:
             self._be(Health("ready"))
@@ -161,6 +165,7 @@ class Asker:
         finally:
             self._ended = time.monotonic()
             self._flying.discard(name)
+            self._dropped.discard(name)
             self._more.set()
 
     def _renew(self, old: Asked) -> None:

@@ -197,6 +197,28 @@ def test_a_refused_question_is_said_and_asked_again_and_others_go_on():
     Asking(endpoint).run(steps)
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_session_that_goes_while_its_question_is_under_way_is_not_asked_about_again(refused):
+    endpoint = Endpoint(up=refused, refused={"one"} if refused else set())
+
+    async def steps(it):
+        endpoint.gate.clear()
+        it.ask("a", 1, "one")
+        await it.until(lambda: endpoint.under_way)
+        it.asker.drop("a")
+        endpoint.gate.set()
+        await it.until(lambda: not endpoint.under_way)
+        endpoint.up = True
+        it.ask("b", 1, "two")
+        await it.until(lambda: "b" in it.answers)
+        await asyncio.sleep(0.1)  # several times as long as a question waits for its turn here
+        assert endpoint.asked.count(["one"]) == 1 and it.asker.waiting == 0
+        it.ask("a", 2, "three")  # it may come back
+        await it.until(lambda: "a" in it.answers)
+
+    Asking(endpoint).run(steps)
+
+
 def test_an_error_that_nobody_expects_ends_the_asker():
     class Broken(Endpoint):
         def recommend(self, history, k=5):
