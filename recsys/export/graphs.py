@@ -6,6 +6,7 @@ and the graphs stay. B is the batch, T the time, V the items (reserved ids inclu
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from recsys.export.newest import cut_last_layer, newest_states
 from recsys.heads import MIN_TEMPERATURE, CatalogueHead
 from recsys.inputs import CONTINUOUS, SequenceInputs
 from recsys.nn.embedding import BagEmbedding
-from recsys.nn.fusion import Stream
+from recsys.nn.fusion import Fusion, Stream
 from recsys.nn.repeats import histories
 from recsys.nn.time import TimeGapEmbedding
 from recsys.recommender import Recommender
@@ -92,6 +93,7 @@ class EmbedGraph(nn.Module):
         self.bounds = nn.ParameterList([_fixed(b) for b in bounds])
         direct = range(len(tables), len(tables) + (inputs.continuous is not None) + len(inputs.event_bags))
         self.prepared = nn.ModuleList([_prepare(inputs, place) for place in direct])
+        self.fusion, self.output = _join_outputs(inputs)
 
     def forward(self, columns: list[Tensor], streams: Tensor) -> Tensor:
         """columns ``[B]``, ``[B, T]`` or ``[B, T, L]`` each, streams ``[V, S]`` to vectors ``[B, T, H]``."""
@@ -101,8 +103,8 @@ class EmbedGraph(nn.Module):
         found = [Stream(part) for part in values.split(self.widths, dim=1)]
         found += [Stream(table, ids) for table, ids in zip(self.finished, self._ids(given), strict=True)]
         found += [Stream(p(v)) for p, v in zip(self.prepared, self._direct(given), strict=True)]
-        fused = self.inputs.fusion.mix(found)  # [M, D]
-        vectors: Tensor = self.inputs.output(fused).view(items.shape[0], items.shape[1], -1)
+        fused = self.fusion.mix(found)  # [M, D]
+        vectors: Tensor = self.output(fused).view(items.shape[0], items.shape[1], -1)
         if self.inputs.context is not None:
             vectors = vectors + self.inputs.context(given)
         return vectors
@@ -225,6 +227,20 @@ def _prepare(inputs: SequenceInputs, place: int) -> nn.Linear:
     linear.weight.copy_(change.T)
     linear.bias.copy_(zero[0])
     return linear
+
+
+@torch.no_grad()
+def _join_outputs(inputs: SequenceInputs) -> tuple[Fusion, nn.Module]:
+    """The fusion without its last map, where that is linear, and the map to the backbone with it."""
+    outer, inner = inputs.output, getattr(inputs.fusion, "output", None)
+    if not isinstance(inner, nn.Linear) or not isinstance(outer, nn.Linear):
+        return inputs.fusion, outer
+    joined = nn.Linear(inner.in_features, outer.out_features)
+    joined.weight.copy_(outer.weight @ inner.weight)
+    joined.bias.copy_(outer(inner.bias))
+    fusion = deepcopy(inputs.fusion)
+    fusion.output = nn.Identity()
+    return fusion, joined
 
 
 @torch.no_grad()

@@ -8,7 +8,15 @@ from recsys.backbones import hstu
 from recsys.export import buckets as module
 from recsys.export.buckets import ExportedTimeBuckets, least_floats
 
-TIMES = torch.cat([torch.arange(0, 4000) * 10**6, torch.randint(0, 10**13, (4000,)), torch.randint(0, 10**17, (99,))])
+_BOUNDS = (torch.arange(1, 64) * hstu.BASE).to(torch.float64).exp() * 1e6
+TIMES = torch.cat(
+    [
+        torch.arange(0, 4000) * 10**6,
+        torch.randint(0, 10**13, (4000,)),
+        torch.randint(0, 10**17, (99,)),
+        (_BOUNDS[:, None] * torch.tensor([1 - 5e-5, 1 + 5e-5])).flatten().long(),  # on both sides of each bound
+    ]
+)
 
 
 def test_least_floats_of_a_known_function() -> None:
