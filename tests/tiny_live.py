@@ -1,15 +1,19 @@
-"""The live app on a free port of this machine, before an endpoint that does as a test says."""
+"""The live app: in a thread before an endpoint that does as a test says, or as a process of its own."""
 
 import http.client
 import json
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import uvicorn
 from websockets import Origin
 from websockets.sync.client import ClientConnection, connect
@@ -25,6 +29,7 @@ from recsys.errors import InputError
 from recsys.server.listening import listen, run
 from tests.tiny_server import PATIENCE, Reply, wait_for
 
+ROOT = Path(__file__).resolve().parent.parent
 VECTORWORKS = Cleaning(load_profile("vectorworks"), NO_RULES, Path())
 
 
@@ -152,3 +157,47 @@ def next_message(page: ClientConnection, kind: str, **wanted: Any) -> Any:
         inside = message.get(kind, {})
         if message["type"] == kind and all(inside.get(name) == value for name, value in wanted.items()):
             return inside if isinstance(inside, dict) and inside else message
+
+
+class Process:
+    """The app as a person starts it, on a free port."""
+
+    def __init__(self, *arguments: object) -> None:
+        command = [sys.executable, "-m", "deployment.web", "--port", "0", *map(str, arguments)]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self.process.stdout and self.process.stderr
+        line = self.process.stdout.readline()
+        assert line.startswith("live: http://"), (line, self.process.poll() and self.process.stderr.read())
+        self.url = line.split()[1]
+
+    def page(self) -> ClientConnection:
+        """A WebSocket as a page of the app opens it."""
+        return connect(self.url.replace("http", "ws") + "/ws", origin=Origin(self.url))
+
+    def stop(self) -> tuple[int, str, str]:
+        """Status and what it wrote, after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        out, err = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, out, err
+
+
+def shown(page: ClientConnection, run: Path, log: Path, events: Mapping[str, int]) -> dict[str, Any]:
+    """Sessions of a page once they have so many events and fresh lists, which are those that the run itself gives."""
+    from recsys.inference import recommend  # PyTorch, which most tests of the app do without
+
+    found: dict[str, Any] = {}
+
+    def settled() -> bool:
+        message = json.loads(page.recv(PATIENCE))
+        for session in [*message.get("sessions", []), message.get("session", {"id": ""})]:
+            found[session["id"]] = session
+        return all(found.get(n, {}).get("events") == e and not found[n]["stale"] for n, e in events.items())
+
+    wait_for(settled)
+    expected = recommend(run, log, k=5)
+    for name in events:
+        lists, rows = expected.filter(session_id=name), found[name]["suggestions"]
+        assert [row["command"] for row in rows] == lists["item_id"].to_list()
+        assert np.allclose([row["score"] for row in rows], lists["score"], atol=1e-3)
+        assert np.allclose([row["probability"] for row in rows], lists["probability"], atol=1e-4)
+    return {name: found[name] for name in events}

@@ -82,9 +82,12 @@ def free_ports() -> Place:
 
 
 @contextmanager
-def triton(folder: Path) -> Iterator[Running]:
-    """Export a run, start `deployment.triton` on it, and stop it after the block; it must leave nothing behind."""
-    run = make_rich_run(folder)
+def triton(folder: Path, run: Path | None = None) -> Iterator[Running]:
+    """Export a run, start `deployment.triton` on it, and stop it after the block; it must leave nothing behind.
+
+    run: None: one that reads every kind of column.
+    """
+    run = run or make_rich_run(folder)
     bundle = export(run, folder / "bundle").path
     repository, place = export_triton(bundle, folder / "models", Settings(instances=2)), free_ports()
     (folder / "key").write_text(KEY)

@@ -94,6 +94,9 @@ class EmbedGraph(nn.Module):
         direct = range(len(tables), len(tables) + (inputs.continuous is not None) + len(inputs.event_bags))
         self.prepared = nn.ModuleList([_prepare(inputs, place) for place in direct])
         self.fusion, self.output = _join_outputs(inputs)
+        self.continuous: Any = None
+        if inputs.continuous is not None:
+            self.continuous = inputs.continuous.composed(inputs.projections[CONTINUOUS].linear)  # type: ignore[operator]
 
     def forward(self, columns: list[Tensor], streams: Tensor) -> Tensor:
         """columns ``[B]``, ``[B, T]`` or ``[B, T, L]`` each, streams ``[V, S]`` to vectors ``[B, T, H]``."""
@@ -119,10 +122,9 @@ class EmbedGraph(nn.Module):
     def _direct(self, given: Mapping[str, Tensor]) -> list[Tensor]:
         """Encoded and projected streams ``[M, D]`` without distinct values."""
         inputs, found = self.inputs, []
-        if inputs.continuous is not None:
+        if self.continuous is not None:
             numbers = torch.stack([given[name].flatten() for name in inputs.event_continuous], dim=-1)  # [M, C]
-            projection = inputs.projections[CONTINUOUS]
-            found.append(projection.norm(inputs.continuous(numbers, projection.linear)))  # type: ignore[operator]
+            found.append(inputs.projections[CONTINUOUS].norm(self.continuous(numbers)))  # type: ignore[operator]
         for name, bag in inputs.event_bags.items():
             assert isinstance(bag, BagEmbedding)
             found.append(inputs.projections[name](bag(given[name].flatten(0, 1))))

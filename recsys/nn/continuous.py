@@ -33,6 +33,16 @@ class ContinuousMLP(nn.Module):
             return both
         return functional.linear(hidden, after.weight @ self.output.weight, after(self.output.bias))
 
+    @torch.no_grad()
+    def composed(self, after: nn.Linear) -> "ContinuousMLP":
+        """An encoder, for inference, that gives what `after` makes of what this one gives."""
+        found = ContinuousMLP(self.hidden.in_features, self.hidden.out_features)
+        found.hidden = self.hidden
+        found.output = nn.Linear(self.output.in_features, after.out_features)
+        found.output.weight.copy_(after.weight @ self.output.weight)
+        found.output.bias.copy_(after(self.output.bias))
+        return found
+
 
 class SoftOneHot(nn.Module):
     """Soft assignment of a number to learned bins, then their mean embedding (soft one-hot of Transformers4Rec).
@@ -63,6 +73,16 @@ class SoftOneHot(nn.Module):
             both: Tensor = after(torch.einsum("...ck,ckd->...d", weights, self.table))
             return both
         return torch.einsum("...ck,ckd->...d", weights, self.table @ after.weight.T) + after.bias
+
+    @torch.no_grad()
+    def composed(self, after: nn.Linear) -> "SoftOneHot":
+        """An encoder, for inference, that gives what `after` makes of what this one gives."""
+        columns, bins, _ = self.table.shape
+        found = SoftOneHot(columns, after.out_features, bins)
+        found.slope, found.offset = self.slope, self.offset
+        # The weights of a column's bins add up to 1, so each of C columns brings in its part of the bias.
+        found.table.copy_(self.table @ after.weight.T + after.bias / columns)
+        return found
 
 
 def _pays(timesteps: int, rows: int) -> bool:

@@ -55,3 +55,13 @@ def test_many_timesteps_go_through_one_map():
     assert rows == []
     encoder(torch.randn(5, 2), after)
     assert rows == [5]
+
+
+@pytest.mark.parametrize("kind", [ContinuousMLP, SoftOneHot])
+def test_an_encoder_with_the_next_map_in_it_gives_what_both_give(kind):
+    torch.manual_seed(0)
+    encoder, after = kind(3, 16).double(), torch.nn.Linear(16, 6).double()
+    kept, values = {n: p.clone() for n, p in encoder.named_parameters()}, torch.randn(7, 3, dtype=torch.float64)
+    composed = encoder.composed(after)
+    torch.testing.assert_close(composed.double()(values), after(encoder(values)), rtol=1e-6, atol=1e-6)
+    assert all(torch.equal(p, kept[n]) for n, p in encoder.named_parameters())

@@ -1,26 +1,17 @@
 """The command line, mistakes first; then all of it, from a raw log to a page, before the real local server."""
 
-import json
 import os
-import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from websockets.sync.client import connect
 
 from deployment.web.__main__ import main
 from recsys.cleaning.profile import load_profile
 from recsys.cleaning.rules import NO_RULES
 from recsys.export import export
-from recsys.inference import recommend
-from tests.tiny_live import log_line
+from tests.tiny_live import Process, log_line, shown
 from tests.tiny_run import make_config, make_log_run, make_run, write_log
-from tests.tiny_server import PATIENCE, serving, wait_for
-
-ROOT = Path(__file__).parents[3]
+from tests.tiny_server import serving
 
 
 @pytest.fixture
@@ -74,25 +65,6 @@ def test_help_names_every_option_and_gives_an_example(capsys):
         assert flag in text
 
 
-class Process:
-    """The app as a person starts it."""
-
-    def __init__(self, *arguments):
-        command = [sys.executable, "-m", "deployment.web", "--port", "0", *map(str, arguments)]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        line = self.process.stdout.readline()
-        assert line.startswith("live: http://"), (line, self.process.poll() and self.process.stderr.read())
-        self.url = line.split()[1]
-
-    def page(self):
-        return connect(self.url.replace("http", "ws") + "/ws", origin=self.url)
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        out, err = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, out, err
-
-
 def test_from_a_raw_log_to_a_page_the_lists_are_those_of_recommend(tmp_path, capsys):
     small = make_config(backbone={"name": "sasrec", "hidden_size": 8, "num_layers": 1, "num_heads": 2})
     run = make_log_run(make_run(tmp_path / "made", config=small)[1], tmp_path / "run", dropped=["command 03"])
@@ -112,23 +84,7 @@ def test_from_a_raw_log_to_a_page_the_lists_are_those_of_recommend(tmp_path, cap
         with app.page() as page:
             with log.open("ab") as file:
                 file.write(rest)
-            expected = recommend(run, log, k=5)
-            found = {}
-
-            def settled():
-                message = json.loads(page.recv(PATIENCE))
-                for session in [*message.get("sessions", []), message.get("session", {"id": ""})]:
-                    found[session["id"]] = session
-                events = {name: found.get(name, {}).get("events") for name in "ab"}
-                return events == {"a": 7, "b": 4} and not found["a"]["stale"] and not found["b"]["stale"]
-
-            wait_for(settled)
-            for name in "ab":
-                lists = expected.filter(session_id=name)
-                rows = found[name]["suggestions"]
-                assert [row["command"] for row in rows] == lists["item_id"].to_list()
-                assert [row["score"] for row in rows] == pytest.approx(lists["score"].to_list(), abs=1e-3)
-                assert [row["probability"] for row in rows] == pytest.approx(lists["probability"].to_list(), abs=1e-4)
-                assert found[name]["latency_ms"]["last"] > 0
+            for session in shown(page, run, log, {"a": 7, "b": 4}).values():
+                assert session["latency_ms"]["last"] > 0
         status, out, err = app.stop()
     assert (status, out, err) == (0, "live: stopped\n", "")
