@@ -379,5 +379,5 @@ def _padded(parts: Sequence[Array], repeat: bool) -> Array:
 
 def _shown(value: Any) -> str:
     """A value in a message, short."""
-    text = repr(value)
+    text = repr(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."

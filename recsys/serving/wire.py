@@ -347,5 +347,5 @@ def _is_list(value: Any) -> bool:
 
 def shown(value: Any) -> str:
     """A value in a message, short."""
-    text = ascii(value)
+    text = ascii(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."

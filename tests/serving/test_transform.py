@@ -158,6 +158,7 @@ def request(events: int, **changed: Any) -> dict[str, Any]:
         ({"item_id": ["a"]}, "column 'item_id' holds 1 values, 'timestamp' 3"),
         ({"item_id": "abc"}, "column 'item_id' is 'abc'; expected a value for each of 3 events"),
         ({"item_id": ["a", 2.5, "c"]}, "column 'item_id', event 2: 2.5; expected text"),
+        ({"item_id": ["a", np.float32(2.5), "c"]}, "column 'item_id', event 2: 2.5; expected text"),
         ({"item_id": ["a", b"\xff\xfe", "c"]}, "column 'item_id', event 2: not UTF-8 text"),
         ({"item_id": np.zeros((3, 2))}, "column 'item_id' holds [3, 2] values"),
         ({"merge_count": [1, "2", 3]}, "column 'merge_count', event 2: '2'; expected a number"),

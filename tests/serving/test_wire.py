@@ -226,6 +226,11 @@ def test_k_is_a_whole_number(k: Any) -> None:
         wire.to_tensors(FIELDS, [GOOD], k)
 
 
+def test_a_number_of_numpy_is_shown_as_a_number() -> None:
+    with pytest.raises(WireError, match=r"k \(0\) must be a whole number"):
+        wire.to_tensors(FIELDS, [GOOD], np.int64(0))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
