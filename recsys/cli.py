@@ -149,9 +149,10 @@ def _add_train(commands: Commands) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from recsys.config import load_config
-    from recsys.training import train
 
     config = load_config(options.config, options.set)
+    from recsys.training import train  # seconds, which a mistake in the configuration need not wait for
+
     if options.init_from is not None:
         training = config.training.model_copy(update={"init_from": str(options.init_from)})
         config = config.model_copy(update={"training": training})

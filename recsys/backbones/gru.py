@@ -6,7 +6,10 @@ from recsys.backbones.base import Backbone
 
 
 class GRU(Backbone):
-    """GRU4Rec's sequence model (Hidasi et al. 2016, arXiv:1511.06939): gated recurrent units in layers.
+    """GRU4Rec's sequence model (Hidasi et al. 2016, arXiv:1511.06939): gated recurrent units in layers, then a norm.
+
+    The norm is ours: states of a GRU begin small, and with them as they are three layers learned no more than how
+    popular items are (docs/results.md).
 
     When to use: as a baseline, and where sequences are short; its time grows with the length only, step by step.
 
@@ -21,9 +24,10 @@ class GRU(Backbone):
         super().__init__(hidden_size, max_length)
         between = residual_dropout if num_layers > 1 else 0.0  # with one layer there is no place for it
         self.gru = nn.GRU(hidden_size, hidden_size, num_layers, batch_first=True, dropout=between)
+        self.norm = nn.LayerNorm(hidden_size)
 
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         """vectors ``[B, T, H]``, lengths ``[B]`` to hidden states ``[B, T, H]``; past a length they are undefined."""
         self.require_fit(vectors)
-        hidden: Tensor = self.gru(vectors)[0]
+        hidden: Tensor = self.norm(self.gru(vectors)[0])
         return hidden

@@ -265,7 +265,7 @@ def hstu(model: nn.Module, x: Tensor, times: list[int] | None) -> Tensor:
 
 
 def gru(model: nn.Module, x: Tensor) -> Tensor:
-    """Cho et al. 2014, with the reset gate inside as in PyTorch."""
+    """Cho et al. 2014, with the reset gate inside as in PyTorch; a norm at the end."""
     for layer in range(model.gru.num_layers):
         names = [f"{kind}_{part}_l{layer}" for part in ("ih", "hh") for kind in ("weight", "bias")]
         w, b, r, c = (getattr(model.gru, name).double() for name in names)
@@ -276,4 +276,4 @@ def gru(model: nn.Module, x: Tensor) -> Tensor:
             state = (1 - update) * torch.tanh(given[2] + reset * kept[2]) + update * state
             states.append(state)
         x = torch.stack(states)
-    return x
+    return layer_norm(x, model.norm)
