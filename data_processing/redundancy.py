@@ -27,10 +27,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from data_processing.parts import EventsFolder, file_in, stage_parser, write_json
 from data_processing.redundancy_counts import Aligner, PairCounter
 from data_processing.redundancy_table import OVERRIDE, SOURCE, decide, require_known, unused_names
 from recsys.cleaning.dictionary import DICTIONARY_FILE, Dictionary
+from recsys.cleaning.fitting import RedundancyConfig
 from recsys.cleaning.profile import Profile, load_profile
 from recsys.cleaning.redundancy import DECISION, read_decisions
 from recsys.errors import ConfigError
@@ -90,21 +93,25 @@ def mine_redundancy(
         table = decide(candidates, config, wanted, overrides)
         table.write_csv(work / TABLE_FILE, float_precision=6)
         notes = unused_names(config, list(counter.known), aligner)
-        summary = {
-            "events": counter.events,
-            "commands": len(counter.known),
-            "pairs": counter.pairs,
-            "listed": table.height,
-            "dropped": int((table[DECISION] == "drop").sum()),
-            "overrides": int((table[SOURCE] == OVERRIDE).sum()),
-            "notes": notes,
-            "whole_seconds": counter.whole_seconds and counter.events > 0,
-            "thresholds": config.model_dump(mode="json"),
-        }
+        summary = _summary(counter, table, config, notes)
         write_json(work / SUMMARY_FILE, summary)
     for line in notes:
         note(line)
     return summary
+
+
+def _summary(counter: PairCounter, table: pl.DataFrame, config: RedundancyConfig, notes: list[str]) -> dict[str, Any]:
+    return {
+        "events": counter.events,
+        "commands": len(counter.known),
+        "pairs": counter.pairs,
+        "listed": table.height,
+        "dropped": int((table[DECISION] == "drop").sum()),
+        "overrides": int((table[SOURCE] == OVERRIDE).sum()),
+        "notes": notes,
+        "whole_seconds": counter.whole_seconds and counter.events > 0,
+        "thresholds": config.model_dump(mode="json"),
+    }
 
 
 def _aligner(dictionary: Aligner | Path | None) -> Aligner | None:

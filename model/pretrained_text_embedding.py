@@ -84,16 +84,12 @@ def embed_items(
     if not any(texts):
         raise InputError(f"{workflow}: no item has a text by the template '{template}'; name other fields")
     with atomic_folder(out, replace=overwrite, markers=(FACTS_FILE,)) as work:
-        unique = list(dict.fromkeys(text for text in texts if text))
-        vectors, width = _embed(unique, embedder, dimensions)
-        at = {text: number for number, text in enumerate(unique)}
-        table = np.zeros((len(texts), vectors.shape[1]), dtype=np.float32)
-        full = [number for number, text in enumerate(texts) if text]
-        table[full] = vectors[[at[texts[number]] for number in full]]
+        table, unique, width = _table(texts, embedder, dimensions)
         np.save(work / VECTORS_FILE, table)
         names = [row[ITEM_ID] for row in rows]
         items = pl.DataFrame({"id": range(len(rows)), ITEM_ID: names, "text": texts}, schema_overrides=_ITEM_TYPES)
         items.write_parquet(work / ITEMS_FILE)
+        full = [number for number, text in enumerate(texts) if text]
         facts = TableFacts(
             embedder=embedder.name,
             dimensions=table.shape[1],
@@ -102,14 +98,25 @@ def embed_items(
             items=len(table),
             vocabulary_sha256=item.vocabulary_sha256 or "",
             embeddings_sha256=sha256_file(work / VECTORS_FILE),
-            texts=len(unique),
-            repeated=len(full) - len(unique),
+            texts=unique,
+            repeated=len(full) - unique,
             without_description=sum(row[ITEM_ID] is not None and not row.get(DESCRIPTION) for row in rows),
             blank=sum(row[ITEM_ID] is not None for row in rows) - len(full),
             undirected=int((~table[full].any(axis=1)).sum()),
         )
         write_json(work / FACTS_FILE, facts.model_dump(mode="json"))
     return facts
+
+
+def _table(texts: Sequence[str], embedder: Embedder, dimensions: int | None) -> tuple[Vectors, int, int]:
+    """Vectors ``[V, D]`` of V texts, zeros where a text is empty; how many texts differ, and the embedder's width."""
+    unique = list(dict.fromkeys(text for text in texts if text))
+    vectors, width = _embed(unique, embedder, dimensions)
+    at = {text: number for number, text in enumerate(unique)}
+    table = np.zeros((len(texts), vectors.shape[1]), dtype=np.float32)
+    full = [number for number, text in enumerate(texts) if text]
+    table[full] = vectors[[at[texts[number]] for number in full]]
+    return table, len(unique), width
 
 
 _ITEM_TYPES = {"id": pl.Int32, ITEM_ID: pl.String, "text": pl.String}
