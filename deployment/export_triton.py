@@ -46,7 +46,8 @@ class Settings:
 
     Attributes:
         version: folder of the models; Triton serves the highest number.
-        instances: of each model, side by side, one thread each.
+        instances: of each model, side by side.
+        threads: of each instance, on one batch.
         most: sessions that run as one batch.
         delay: microseconds for which a request may wait for others to join its batch.
         rank_backend: `python`, or `onnxruntime` where the Triton has that (the one of `deployment.triton` has not).
@@ -54,12 +55,13 @@ class Settings:
 
     version: int = 1
     instances: int = 1
+    threads: int = 1
     most: int = 64
     delay: int = 0
     rank_backend: str = "python"
 
     def __post_init__(self) -> None:
-        for name, least in (("version", 1), ("instances", 1), ("most", 1), ("delay", 0)):
+        for name, least in (("version", 1), ("instances", 1), ("threads", 1), ("most", 1), ("delay", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} ({getattr(self, name)}) must be at least {least}")
         if self.rank_backend not in BACKENDS:
@@ -175,7 +177,14 @@ def _write_step(
         given = {t.name: sample[f"raw.{t.name}" if raw else t.name] for t in signature[0]}
         warm.append({t: (v, _write_tensor(folder, f"{n}-{place}", v)) for place, (t, v) in enumerate(given.items())})
     config = model(
-        step, backend, *signature, warm=warm, instances=settings.instances, most=settings.most, delay=settings.delay
+        step,
+        backend,
+        *signature,
+        warm=warm,
+        instances=settings.instances,
+        threads=settings.threads,
+        most=settings.most,
+        delay=settings.delay,
     )
     _write(folder / "config.pbtxt", config)
 
@@ -244,7 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bundle", type=Path, required=True, help="what `recsys export` wrote")
     parser.add_argument("--out", type=Path, required=True, help="model repository to write")
     parser.add_argument("--model-version", type=int, default=1, help="number of the version (default: 1)")
-    parser.add_argument("--instances", type=int, default=1, help="of each model, one thread each (default: 1)")
+    parser.add_argument("--instances", type=int, default=1, help="of each model (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="of each instance: sooner alone (default: 1)")
     parser.add_argument("--max-batch-size", type=int, default=64, help="sessions that run together (default: 64)")
     parser.add_argument("--queue-delay", type=int, default=0, help="microseconds to wait for a batch (default: 0)")
     parser.add_argument(
@@ -252,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a repository")
     given = parser.parse_args(arguments)
-    sizes = (given.model_version, given.instances, given.max_batch_size, given.queue_delay)
+    sizes = (given.model_version, given.instances, given.threads, given.max_batch_size, given.queue_delay)
     settings = Settings(*sizes, given.rank_backend)
     print(f"model repository: {export_triton(given.bundle, given.out, settings, overwrite=given.overwrite)}")
     print(f"models: {', '.join(STEPS[:-1])}, joined as ensemble; fused: all in one")

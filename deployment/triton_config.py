@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-_ONE_THREAD = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
 Signature = tuple[Sequence["Tensor"], Sequence["Tensor"]]
 
 
@@ -41,6 +40,7 @@ def model(
     *,
     warm: Sequence[Mapping[str, tuple[Array, str]]],
     instances: int,
+    threads: int,
     most: int,
     delay: int,
 ) -> str:
@@ -52,11 +52,15 @@ def model(
         inputs, outputs: its tensors.
         warm: requests that run before the model is ready, by tensor: its values, and its file in ``warmup/``.
         instances: processes side by side.
+        threads: of each of them.
         most: sessions in a batch.
         delay: microseconds for which a request may wait for others.
     """
     python = backend == "python"
-    parameters = {"step": name, "FORCE_CPU_ONLY_INPUT_TENSORS": "yes"} if python else _ONE_THREAD
+    if python:
+        parameters = {"step": name, "threads": str(threads), "FORCE_CPU_ONLY_INPUT_TENSORS": "yes"}
+    else:
+        parameters = {"intra_op_thread_count": str(threads), "inter_op_thread_count": "1"}
     types = {tensor.name: tensor.type for tensor in inputs}
     parts = [
         f"name: {_quoted(name)}",

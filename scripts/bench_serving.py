@@ -7,8 +7,9 @@
 Makes a run on generated sessions (LLaMA of width 256 and 2 layers over five streams fused at width 256, 4,000 items, a
 384-d text table, length 110, a few training steps), exports it, and asks each server in turn: callers that ask again
 as soon as they have their answer, 1, 8 and 32 of them, with sessions of the full length, fused and ensemble in turns.
-Every answer is compared with `recommend` of the run offline. Each Triton model has as many instances of one thread, and
-`recsys serve` as many workers, as there are cores, which callers and servers share.
+Every answer is compared with `recommend` of the run offline. Callers and servers share the cores; `--threads` of these
+compute one request together, and each Triton model has as many instances, and `recsys serve` as many workers, as there
+are cores for (two cores: two of one thread, or with `--threads 2` one of two).
 
 `--minutes` measures instead how memory and answers hold: 8 callers on Triton's models and then on `recsys serve` for so
 long each, with sessions of 1 event to twice the full length; memory at the begin, in the middle and at the end.
@@ -68,25 +69,27 @@ class Prepared:
     mixed: list[Question]
     tolerance: float
     workers: int
+    threads: int
     folder: Path
 
 
-def prepare(folder: Path, size: Size) -> Prepared:
+def prepare(folder: Path, size: Size, threads: int) -> Prepared:
     """Make the run, the bundle, the model repository, and questions with their answers."""
     run = make_run(folder, size)
     exported = export(run, folder / "bundle")
-    workers = cores()
-    repository = export_triton(exported.path, folder / "models", Settings(instances=workers))
+    workers = max(1, cores() // threads)
+    repository = export_triton(exported.path, folder / "models", Settings(instances=workers, threads=threads))
     names = list(exported.manifest["requests"])
     lengths = np.random.default_rng(2).integers(1, 2 * size.length + 1, 64).tolist()
     full = make_questions(run, [size.length] * 32, names, seed=3)
     mixed = make_questions(run, lengths, names, seed=4)
-    return Prepared(exported.path, repository, full, mixed, float(exported.manifest["tolerance"]), workers, folder)
+    tolerance = float(exported.manifest["tolerance"])
+    return Prepared(exported.path, repository, full, mixed, tolerance, workers, threads, folder)
 
 
 def in_process(prepared: Prepared) -> float:
     """Median milliseconds of `Bundle.recommend`."""
-    bundle = Bundle.open(prepared.bundle)
+    bundle = Bundle.open(prepared.bundle, threads=prepared.threads)
     seconds = []
     for n in range(ATTEMPTS):
         history = prepared.full[n % len(prepared.full)].history
@@ -130,7 +133,7 @@ def compare(prepared: Prepared, seconds: float) -> dict[str, Any]:
         figures |= shares(running, prepared, seconds / 2)
         tallies |= measure(running, prepared, seconds)
         figures["triton_memory_mb"] = round(running.memory(), 1)
-    with local(prepared.bundle, prepared.workers, prepared.full[0]) as running:
+    with local(prepared.bundle, prepared.workers, prepared.threads, prepared.full[0]) as running:
         figures["local_cold_start_seconds"] = round(running.cold_start, 2)
         tallies |= measure(running, prepared, seconds)
         figures["local_memory_mb"] = round(running.memory(), 1)
@@ -191,7 +194,8 @@ def endure(prepared: Prepared, minutes: float) -> dict[str, Any]:
             if name == "triton":
                 running = stack.enter_context(triton(prepared.repository, prepared.folder / "triton.log"))
             else:
-                running = stack.enter_context(local(prepared.bundle, prepared.workers, prepared.full[0]))
+                server = local(prepared.bundle, prepared.workers, prepared.threads, prepared.full[0])
+                running = stack.enter_context(server)
             warm = Tally()
             for way in running.ways:
                 warm.add(drive(way, LOADED, 2.0, prepared.mixed, prepared.tolerance))
@@ -233,11 +237,12 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--seconds", type=float, default=10.0, help="a measurement (default 10)")
     parser.add_argument("--quick", action="store_true", help="a smaller run and short measurements: about a minute")
+    parser.add_argument("--threads", type=int, default=1, help="that compute a request together (default 1)")
     parser.add_argument("--minutes", type=float, help="load each server for so long instead")
     parser.add_argument("--json", "--out", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as work:
-        prepared = prepare(Path(work), SMALL if options.quick else Size())
+        prepared = prepare(Path(work), SMALL if options.quick else Size(), options.threads)
         if options.minutes:
             figures = endure(prepared, options.minutes)
         else:

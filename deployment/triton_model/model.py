@@ -71,10 +71,10 @@ class Encode:
 class Run:
     """One graph; requests of any lengths run together, padded on the right, and are cut apart again."""
 
-    def __init__(self, manifest: Mapping[str, Any], name: str) -> None:
+    def __init__(self, manifest: Mapping[str, Any], name: str, threads: int) -> None:
         import graphs  # here, since the steps without a graph need not hold onnxruntime in memory
 
-        self.graph = graphs.Graph(BUNDLE, name)
+        self.graph = graphs.Graph(BUNDLE, name, threads=threads)
         described = manifest["graphs"][name]
         shapes = {n: described["inputs"][n]["shape"] for n in self.graph.inputs}
         self.ranks = {n: len(shape) for n, shape in shapes.items()}
@@ -132,8 +132,8 @@ class Decode:
 class Fused:
     """All steps in one model, over the one graph that is both of theirs."""
 
-    def __init__(self, manifest: Mapping[str, Any]) -> None:
-        self.encode, self.run, self.decode = Encode(manifest), Run(manifest, "fused"), Decode()
+    def __init__(self, manifest: Mapping[str, Any], threads: int) -> None:
+        self.encode, self.run, self.decode = Encode(manifest), Run(manifest, "fused", threads), Decode()
 
     def answer(self, requests: Sequence[Tensors]) -> list[Tensors | Exception]:
         """`items`, `scores`, `probabilities`."""
@@ -148,13 +148,13 @@ class Fused:
         return answers
 
 
-def make_step(name: str, manifest: Mapping[str, Any]) -> Step:
-    """The step of that name."""
+def make_step(name: str, manifest: Mapping[str, Any], threads: int) -> Step:
+    """The step of that name; `threads` compute its graph."""
     if name == "transform":
         return Encode(manifest)
     if name == "decode":
         return Decode()
-    return Fused(manifest) if name == "fused" else Run(manifest, name)
+    return Fused(manifest, threads) if name == "fused" else Run(manifest, name, threads)
 
 
 class TritonPythonModel:
@@ -166,8 +166,8 @@ class TritonPythonModel:
             # The stub of this server reads numpy 2's tensors as garbage, without a word.
             raise RuntimeError(f"numpy {np.__version__} in the environment of the server; it needs numpy 1.26")
         config = json.loads(args["model_config"])
-        name = config["parameters"]["step"]["string_value"]
-        self.step = make_step(name, integrity.check(BUNDLE))
+        name, threads = (config["parameters"][key]["string_value"] for key in ("step", "threads"))
+        self.step = make_step(name, integrity.check(BUNDLE), int(threads))
         self.inputs = [i["name"] for i in config["input"]]
         self.outputs = [(o["name"], pb_utils.triton_string_to_numpy(o["data_type"])) for o in config["output"]]
 

@@ -40,6 +40,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = PORT,
     workers: int = 1,
+    threads: int = 1,
     limits: Limits | None = None,
 ) -> None:
     """Check a bundle, replay its golden requests, then answer until SIGINT or SIGTERM.
@@ -49,7 +50,8 @@ def serve(
         name: of the model in the addresses.
         host: address to listen on.
         port: 0 for any that is free.
-        workers: requests that are computed side by side, one thread each.
+        workers: requests that are computed side by side.
+        threads: that work on a request; all workers share them.
         limits: on requests and waiting.
 
     Raises:
@@ -61,10 +63,11 @@ def serve(
     from recsys.server.model import Model
     from recsys.serving.bundle import Bundle
 
-    if workers < 1 or not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
-        raise ConfigError(f"serve: name '{name}', workers {workers}; expected letters, digits, - or _; 1 or more")
+    if min(workers, threads) < 1 or not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
+        given = f"serve: name '{name}', workers {workers}, threads {threads}"
+        raise ConfigError(f"{given}; expected letters, digits, - or _ in the name, 1 or more of the others")
     limits = limits or Limits()
-    model = Model(name, Bundle.open(bundle), limits)
+    model = Model(name, Bundle.open(bundle, threads=threads), limits)
     model.warm_up()
     with listen(host, port) as listener:
         if not _is_loopback(host):

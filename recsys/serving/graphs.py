@@ -1,7 +1,7 @@
 """ONNX graphs of a bundle with its item tables bound. Needs numpy and onnxruntime only, and nothing of `recsys`.
 
 A graph's inputs that begin with ``table.`` are read from ``tables/<name>.npy`` beside it; the others come with each
-request. One thread each: several graphs side by side make better use of a machine than one on all its cores.
+request. One thread each unless told otherwise: several graphs side by side answer more requests than one on all cores.
 """
 
 from collections.abc import Mapping

@@ -92,11 +92,12 @@ def triton(repository: Path, log: Path) -> Iterator[Running]:
 
 
 @contextmanager
-def local(bundle: Path, workers: int, first: Question) -> Iterator[Running]:
+def local(bundle: Path, workers: int, threads: int, first: Question) -> Iterator[Running]:
     """`recsys serve` on a bundle."""
     command = [sys.executable, "-m", "recsys.cli", "serve", "--bundle", str(bundle), "--port", "0"]
     begin = time.perf_counter()
-    process = subprocess.Popen([*command, "--workers", str(workers)], stdout=subprocess.PIPE, text=True)
+    command += ["--workers", str(workers), "--threads", str(threads)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         found = re.search(r"(http://[\d.:]+)/v2/models/(\w+)", process.stdout.readline())

@@ -62,7 +62,7 @@ def load(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def step_of(module: Any, name: str) -> Any:
-    return module.make_step(name, module.integrity.check(module.BUNDLE))
+    return module.make_step(name, module.integrity.check(module.BUNDLE), 1)
 
 
 def tensors_of(bundle: Path) -> tuple[list[dict[str, Any]], list[Answer]]:
@@ -145,11 +145,12 @@ def test_warm_up_files_have_the_size_of_their_tensors(repository: Path) -> None:
 
 
 def test_settings_reach_the_configurations(bundle: Path, tmp_path: Path) -> None:
-    out = export_triton(bundle, tmp_path / "m", Settings(version=7, instances=3, most=16, delay=250))
+    out = export_triton(bundle, tmp_path / "m", Settings(version=7, instances=3, threads=2, most=16, delay=250))
     for step in STEPS:
         text = (out / step / "config.pbtxt").read_text()
         assert (out / step / "7" / "model.py").is_file()
         assert "max_batch_size: 16" in text and "count: 3" in text and "delay_microseconds: 250" in text
+        assert 'key: "threads" value { string_value: "2" }' in text
     assert "max_batch_size: 16" in (out / "ensemble" / "config.pbtxt").read_text()
     with pytest.raises(ConfigError, match=r"instances \(0\) must be at least 1"):
         Settings(instances=0)
@@ -178,12 +179,24 @@ def test_model_refuses_numpy_2(load: Any) -> None:
 def test_model_checks_its_bundle_when_it_is_loaded(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     module = load("decode")
     monkeypatch.setattr(module.np, "__version__", "1.26.4")
-    config = {"parameters": {"step": {"string_value": "decode"}}, "input": [], "output": []}
+    values = {"step": "decode", "threads": "1"}
+    config = {"parameters": {key: {"string_value": value} for key, value in values.items()}, "input": [], "output": []}
     model = module.TritonPythonModel()
     model.initialize({"model_config": json.dumps(config)})
     monkeypatch.setattr(module, "BUNDLE", module.BUNDLE / "vocabularies")
     with pytest.raises(ValueError, match="so it is no bundle"):
         model.initialize({"model_config": json.dumps(config)})
+
+
+@pytest.mark.parametrize("step", ["embed", "fused"])
+def test_model_computes_on_as_many_threads_as_configured(step: str, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load(step)
+    monkeypatch.setattr(module.np, "__version__", "1.26.4")
+    parameters = {"step": {"string_value": step}, "threads": {"string_value": "2"}}
+    model = module.TritonPythonModel()
+    model.initialize({"model_config": json.dumps({"parameters": parameters, "input": [], "output": []})})
+    run = model.step.run if step == "fused" else model.step
+    assert run.graph.session.get_session_options().intra_op_num_threads == 2
 
 
 def test_a_bundle_that_was_changed_is_refused(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,7 +222,7 @@ def test_only_a_repository_is_replaced(bundle: Path, tmp_path: Path) -> None:
 
 def test_rank_for_the_onnxruntime_backend_needs_nothing_but_the_request(bundle: Path, tmp_path: Path) -> None:
     """Its file with the tables inside gives what the bundle's own graph gives, from a folder of its own."""
-    out = export_triton(bundle, tmp_path / "out", Settings(rank_backend="onnxruntime"))
+    out = export_triton(bundle, tmp_path / "out", Settings(threads=3, rank_backend="onnxruntime"))
     integrity.check(out)
     folder = Path(shutil.copytree(out / "rank" / "1", tmp_path / "alone"))
     assert not list(folder.rglob("model.py"))
@@ -224,6 +237,7 @@ def test_rank_for_the_onnxruntime_backend_needs_nothing_but_the_request(bundle: 
         assert np.array_equal(values, wanted[output.name])
     text = (out / "rank" / "config.pbtxt").read_text()
     assert 'backend: "onnxruntime"' in text and "ragged" not in text
+    assert 'key: "intra_op_thread_count" value { string_value: "3" }' in text
     assert '"lengths" data_type: TYPE_INT64 dims: [ 1 ] reshape: { shape: [ ] }' in text
     with pytest.raises(ConfigError, match="rank backend 'onnx' is unknown; known: python, onnxruntime"):
         Settings(rank_backend="onnx")

@@ -87,6 +87,7 @@ def test_flags_that_do_not_fit(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "limit 'kay' is unknown" in refusal(capsys, *bundle, "--limit", "kay=3")
     assert "expected letters, digits, - or _" in refusal(capsys, *bundle, "--name", "a/b")
     assert "1 or more" in refusal(capsys, *bundle, "--workers", "0")
+    assert "threads 0; expected" in refusal(capsys, *bundle, "--threads", "0")
     assert "choose another --host or --port" in refusal(capsys, *bundle, "--port", "70000")
 
 

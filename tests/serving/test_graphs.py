@@ -34,6 +34,12 @@ def test_tables_are_bound_and_shared(folder: Path) -> None:
     assert one.run({"ids": strided, "unread": np.zeros(1)})["found"].tolist() == [[8.0, 9.0], [4.0, 5.0]]
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_as_many_threads_as_asked_for(folder: Path, threads: int) -> None:
+    options = Graph(folder, "g", threads=threads).session.get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (threads, 1)
+
+
 def test_a_missing_input_is_named(folder: Path) -> None:
     with pytest.raises(KeyError, match="ids"):
         Graph(folder, "g").run({})
