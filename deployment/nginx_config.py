@@ -59,8 +59,9 @@ ERRORS = {
 }
 """What the proxy says for each status, as ``{"error": ...}``. 494 and 497 are nginx's own and are sent as 400."""
 SENT_AS = {494: 400, 497: 400}
-GRPC_STATUS = {400: 3, 401: 16, 403: 7, 404: 12, 405: 12, 413: 8, 415: 12, 429: 8, 500: 13, 502: 14, 503: 14, 504: 4}
-"""Status of gRPC for each of HTTP."""
+GRPC_STATUS = {400: 3, 401: 16, 403: 7, 404: 12, 405: 12, 413: 3, 415: 12, 429: 8, 500: 13, 502: 14, 503: 14, 504: 4}
+"""Status of gRPC for each of HTTP. gRPC itself calls a message too large what 429 is called; the client must not try it
+again, so here it is an invalid argument."""
 _MORE = {
     401: "add_header WWW-Authenticate 'Bearer realm=\"recsys\"' always;",
     429: "add_header Retry-After 1 always;",

@@ -116,6 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         signal.signal(number, lambda *_: supervisor.ended.set())
     try:
         supervisor.start()
+        if supervisor.ended.is_set():  # told to end before it was ready
+            return
         if given.check:
             _check(supervisor.canary)
             return

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
@@ -165,10 +166,15 @@ class Canary:
         self._next = 0
 
     def check(self, seconds: float) -> Trouble | None:
-        """Ask each model one golden request, the next at every call; what is not well, or None."""
+        """Ask each model one golden request, the next at every call; what is not well, or None.
+
+        Args:
+            seconds: for the answers of all models together.
+        """
         self._next = (self._next + 1) % len(self.requests)
+        until = time.monotonic() + seconds
         for model in MODELS:
-            trouble = self.ask(model, self._next, seconds)
+            trouble = self.ask(model, self._next, max(0.01, until - time.monotonic()))
             if trouble is not None:
                 return Trouble(f"{model}: {trouble.reason}", trouble.certain)
         return None

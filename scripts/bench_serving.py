@@ -44,6 +44,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from deployment.export_triton import Settings, export_triton
+from recsys.errors import RunError
 from recsys.export.bundle import export
 from recsys.runtime import atomic_file, command_line
 from recsys.serving.bundle import Bundle
@@ -251,6 +252,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.json:
         with atomic_file(options.json) as file:
             file.write_text(json.dumps(figures, indent=2) + "\n")
+    if figures["errors"] or figures["wrong_answers"]:
+        raise RunError(f"{figures['errors']} errors and {figures['wrong_answers']} wrong answers; some stand above")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def triton(folder: Path, run: Path | None = None) -> Iterator[Running]:
     """
     run = run or make_rich_run(folder)
     bundle = export(run, folder / "bundle").path
-    repository, place = export_triton(bundle, folder / "models", Settings(instances=2)), free_ports()
+    repository, place = export_triton(bundle, folder / "models", Settings(instances=2, delay=2_000)), free_ports()
     (folder / "key").write_text(KEY)
     prepare()
     ports = ["--http-port", place.http, "--grpc-port", place.grpc, "--metrics-port", place.metrics]

@@ -2,14 +2,15 @@
 
 The parameter ``step`` of config.pbtxt says which: `transform` (raw columns to the graphs' inputs), `embed` and `rank`
 (the two graphs), `decode` (ids to names), or `fused` (all of it in one model). Needs numpy 1 and onnxruntime, and the
-files beside it. Requests that Triton hands over together run as one batch; a request that cannot be read is answered
-with an error of one line, and the others of its batch are answered all the same.
+files beside it. Requests that Triton hands over together run as one batch as far as that stays small; a request that
+cannot be read is answered with an error of one line, and the others of its batch are answered all the same.
 """
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,10 +79,31 @@ class Run:
         described = manifest["graphs"][name]
         shapes = {n: described["inputs"][n]["shape"] for n in self.graph.inputs}
         self.ranks = {n: len(shape) for n, shape in shapes.items()}
+        self.lists = [n for n, r in self.ranks.items() if r == 3 and described["inputs"][n]["dtype"] == "int64"]
         self.timed = next(n for n, shape in shapes.items() if shape[1:2] == ["time"])
+        # Layers of 8 bits take one scale for all that runs together, so company would change a request's scores.
+        self.alone = manifest["int8"] is not None
 
     def answer(self, requests: Sequence[Tensors]) -> list[Tensors | Exception]:
         """Each request's rows, as long as its own rows are and with as many items as it wants itself."""
+        answers: list[Tensors | Exception] = []
+        group: list[Tensors] = []
+        for tensors in requests:
+            if group and (self.alone or self._values([*group, tensors]) > wire.MOST_VALUES):
+                answers += self._together(group)
+                group = []
+            group.append(tensors)
+        return answers + self._together(group)
+
+    def _values(self, requests: Sequence[Tensors]) -> int:
+        """Of the largest column of lists, were these one batch: a long list makes the lists of all as long."""
+        return max((prod(self._shape(name, requests)) for name in self.lists), default=0)
+
+    def _shape(self, name: str, requests: Sequence[Tensors]) -> tuple[int, ...]:
+        shapes = [tensors[name].shape for tensors in requests]
+        return (sum(s[0] for s in shapes), *(max(sizes) for sizes in zip(*(s[1:] for s in shapes), strict=True)))
+
+    def _together(self, requests: Sequence[Tensors]) -> list[Tensors | Exception]:
         batch = {name: self._joined(name, requests) for name in self.graph.inputs}
         found = self.graph.run(batch)
         answers: list[Tensors | Exception] = []
@@ -96,7 +118,7 @@ class Run:
         parts = [tensors[name] for tensors in requests]
         if self.ranks[name] == 1:
             return np.concatenate([part.reshape(-1) for part in parts])
-        sizes = tuple(max(part.shape[d] for part in parts) for d in range(1, parts[0].ndim))
+        sizes = self._shape(name, requests)[1:]
         padded = []
         for part in parts:
             room = [(0, 0), *((0, size - part.shape[d + 1]) for d, size in enumerate(sizes))]
@@ -176,6 +198,8 @@ class TritonPythonModel:
         try:
             answers = self.step.answer([self._read(request) for request in requests])
         except Exception as error:  # a traceback in the answer would show the caller this machine's folders
+            if len(requests) > 1:  # the others of the batch shall not pay for the one that made it fail
+                return [response for request in requests for response in self.execute([request])]
             pb_utils.Logger.log_error(f"{type(error).__name__}: {error}")
             failed = pb_utils.TritonError("the model failed; the server's log says why", pb_utils.TritonError.INTERNAL)
             return [pb_utils.InferenceResponse(error=failed) for _ in requests]

@@ -38,6 +38,10 @@ class Bundle:
         tables = Tables(folder)
         names = ("fused",) if path == "fused" else ("embed", "rank")
         self.graphs = [Graph(folder, name, tables, threads) for name in names]
+        items = len(self.transform.names)
+        for name, table in (pair for graph in self.graphs for pair in graph.tables.items()):
+            if items not in table.shape():
+                raise ValueError(f"'{name}' has shape {table.shape()}, the vocabulary {items} ids")
 
     @classmethod
     def open(cls, folder: Path | str, path: Path_ = "fused", threads: int = 1) -> Self:

@@ -26,8 +26,14 @@ class Tables:
         self._read: dict[str, tuple[Array, onnxruntime.OrtValue]] = {}
 
     def bind(self, name: str) -> onnxruntime.OrtValue:
-        """The table that the graph input ``table.<name>`` reads."""
+        """The table that the graph input ``table.<name>`` reads.
+
+        Raises:
+            ValueError: a name that is none of a table, such as a path.
+        """
         if name not in self._read:
+            if not name.removeprefix(TABLE).isidentifier():
+                raise ValueError(f"graph input {name!r} names no table; do not use this bundle")
             file = self.folder / "tables" / f"{name.removeprefix(TABLE)}.npy"
             # Mapped, so that several processes hold the table once; the value shares the array's memory.
             values = np.ascontiguousarray(np.load(file, mmap_mode="r", allow_pickle=False))

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-MANIFEST = "manifest.json"
+MANIFEST, TRANSFORM = "manifest.json", "transform.json"
 FORMAT, VERSION = "recsys-bundle", 1
 MOST_MANIFEST = 64 << 20
 """Bytes of manifest.json; a larger one is none."""
@@ -91,6 +91,7 @@ def check(folder: Path | str) -> dict[str, Any]:
     for name in files:
         if name.endswith(".onnx"):
             _check_onnx(folder, name, files)
+    _check_named(folder, manifest)
     return manifest
 
 
@@ -119,6 +120,23 @@ def _is_inside(name: object) -> bool:
         return False
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and str(path) == name != "."
+
+
+def _check_named(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise where a text of the bundle tells a reader to open a file outside of it."""
+    named: list[tuple[str, object]] = []
+    try:
+        for graph in manifest.get("graphs", {}).values():
+            tables = [n.removeprefix("table.") for n in graph["inputs"] if n.startswith("table.")]
+            named += [(MANIFEST, name) for name in (graph["file"], *tables)]
+        if TRANSFORM in manifest["files"]:
+            files = json.loads((folder / TRANSFORM).read_text(encoding="utf-8"))["vocabularies"]
+            named += [(TRANSFORM, name) for name in files.values()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BundleError(f"{folder}: describes its graphs or vocabularies wrongly; export the run again") from error
+    for where, name in named:
+        if not _is_inside(name):
+            raise BundleError(f"{folder / where}: names {name!r}, which leads out of the bundle; do not use it")
 
 
 def _present(folder: Path) -> Iterator[str]:

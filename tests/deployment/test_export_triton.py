@@ -124,6 +124,76 @@ def test_fused_answers_the_others_where_a_request_is_wrong(load: Any, bundle: Pa
     assert [isinstance(answer, ValueError) for answer in alone] == [True]
 
 
+class Refusal:
+    """What Triton has for errors."""
+
+    INTERNAL = 13
+
+    def __init__(self, text: str, code: int) -> None:
+        self.text = text
+
+
+def batches_of(run: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, tuple[int, ...]]]:
+    """Shapes of what the step's graph runs from now on, a batch each."""
+    seen: list[dict[str, tuple[int, ...]]] = []
+    plain = run.graph.run
+
+    def note(batch: dict[str, Any]) -> dict[str, Any]:
+        seen.append({name: values.shape for name, values in batch.items()})
+        found: dict[str, Any] = plain(batch)
+        return found
+
+    monkeypatch.setattr(run.graph, "run", note)
+    return seen
+
+
+def test_one_long_list_does_not_make_those_of_a_whole_batch_as_long(
+    load: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two requests that may be asked alone must not fill the memory because they were asked together."""
+    module = load("fused")
+    step, (requests, wanted) = step_of(module, "fused"), tensors_of(bundle)
+    batches = batches_of(step.run, monkeypatch)
+    longest = {**requests[0], "tags": requests[0]["tags"].copy()}
+    longest["tags"][0, -1] = json.dumps([f"t{n}" for n in range(900)]).encode()
+    monkeypatch.setattr(module.wire, "MOST_VALUES", 2_000)
+    found = step.answer([*requests[1:], longest, *requests[1:]])
+    lists = [b["inputs.tags"] for b in batches]
+    assert max(prod(shape) for shape in lists if shape[0] > 1) <= 2_000 and sum(shape[0] for shape in lists) == len(
+        found
+    )
+    assert 1 < len(batches) < len(found)
+    assert_answers(found[: len(requests) - 1] + found[len(requests) :], [*wanted[1:], *wanted[1:]])
+
+
+def test_requests_of_a_bundle_of_8_bits_run_alone(load: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its layers take one scale for a batch, so that company would change what a canary is answered."""
+    module = load("fused")
+    manifest = {**module.integrity.check(module.BUNDLE), "int8": {"scores": 0.1}}
+    step, (requests, wanted) = module.make_step("fused", manifest, 1), tensors_of(bundle)
+    batches = batches_of(step.run, monkeypatch)
+    assert_answers(step.answer(requests), wanted)
+    assert [b["lengths"] for b in batches] == [(1,)] * len(requests)
+
+
+def test_a_request_that_breaks_the_graph_fails_alone(load: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`embed` takes any ids from whoever may ask it; those that are none must not cost the others their answers."""
+    wanted = [step_of(load("transform"), "transform").answer([r])[0] for r in tensors_of(bundle)[0][:3]]
+    module = load("embed")
+    model = module.TritonPythonModel()
+    model.step, model.inputs = step_of(module, "embed"), list(wanted[0])
+    wrong = {**wanted[1], "inputs.item_id": np.full_like(wanted[1]["inputs.item_id"], 10**9)}
+    logged: list[str] = []
+    stand_in: Any = module.pb_utils
+    stand_in.Logger = types.SimpleNamespace(log_error=logged.append)
+    stand_in.TritonError, stand_in.InferenceResponse = Refusal, lambda error: error.text
+    monkeypatch.setattr(model, "_read", lambda request: request)
+    monkeypatch.setattr(model, "_response", lambda answer: answer["vectors"].shape)
+    found = model.execute([wanted[0], wrong, wanted[2]])
+    assert found[1] == "the model failed; the server's log says why" and len(logged) == 1
+    assert [found[n][:2] for n in (0, 2)] == [wanted[n]["inputs.item_id"].shape for n in (0, 2)]
+
+
 def test_each_request_gets_as_many_items_as_it_asked_for(load: Any, bundle: Path) -> None:
     requests, _ = tensors_of(bundle)
     for k, request in zip((1, 4, 10_000), requests, strict=False):

@@ -25,6 +25,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from deployment.nginx_config import ERRORS, GRPC_METHODS, GRPC_STATUS
 from deployment.web.guard import Guard
+from recsys.client import over_grpc, over_http
 from recsys.server.listening import listen
 from tests.tiny_proxy import TOKENS, Proxied, bearer, free_port, needs_nginx, proxying
 from tests.tiny_server import PATIENCE, wait_for
@@ -185,10 +186,28 @@ def test_a_call_needs_a_token(token: str | None, proxy: Proxied, echo: Echo) -> 
 def test_calls_out_of_bounds(proxy: Proxied, echo: Echo) -> None:
     infer = f"{SERVICE}ModelInfer"
     assert call(proxy, infer, b"x" * 4990) == b"x" * 4990
-    assert refusal(proxy, infer, b"x" * 6000) == (Code.RESOURCE_EXHAUSTED, ERRORS[413])
+    for size in (6000, 10_000_000):
+        assert refusal(proxy, infer, b"x" * size) == (Code.INVALID_ARGUMENT, ERRORS[413])
     packed = {"compression": grpc.Compression.Gzip}
     assert refusal(proxy, infer, b"x" * 100_000, **packed) == (Code.UNIMPLEMENTED, ERRORS[415])
     assert len([1 for method, _ in echo.seen if method == infer]) <= 2
+
+
+def test_too_many_calls(echoing: Echo, files: Certificate, tmp_path: Path) -> None:
+    more = ["--grpc-upstream", f"127.0.0.1:{echoing.port}", "--rate", "1"]
+    with proxying(tmp_path / "rate", files, *more) as proxy, pytest.raises(grpc.RpcError) as caught:
+        while True:
+            call(proxy, f"{SERVICE}ModelReady")
+    assert (caught.value.code(), caught.value.details()) == (Code.RESOURCE_EXHAUSTED, ERRORS[429])  # type: ignore[attr-defined]
+
+
+def test_the_client_asks_again_over_grpc_where_it_does_over_http() -> None:
+    """Too many requests: another try may help. Too large a body: none will."""
+    names = {code.value[0]: code.name for code in Code}
+    for status in GRPC_STATUS:
+        name = names[GRPC_STATUS[status]]
+        assert (status in over_http.ASKED_AGAIN) == (name in over_grpc.ASKED_AGAIN), status
+        assert (400 <= status < 500 and status not in over_http.ASKED_AGAIN) == (name in over_grpc.REFUSED), status
 
 
 def test_what_the_endpoint_says_of_a_call_is_passed_on(proxy: Proxied, echo: Echo) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from deployment import triton
+from deployment import triton, triton_server
 from deployment.triton import Supervisor, main
-from deployment.triton_server import Trouble, bundle_of, check_repository
+from deployment.triton_server import Canary, Trouble, bundle_of, check_repository
 from recsys.errors import ConfigError, RunError
 from recsys.serving import integrity
 
@@ -100,6 +100,22 @@ def test_a_server_that_hangs_is_found_within_ten_seconds() -> None:
     assert TIMES == (0.5, 1.5, 3.0, 2)
     look, ask, patience, misses = TIMES
     assert misses * (ask + look + patience) <= 10
+
+
+def test_all_models_share_the_patience_of_a_canary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a server of which one model is slow and the other hangs would be found late."""
+    clock, given = [100.0], []
+
+    def ask(model: str, number: int, seconds: float) -> None:
+        given.append(seconds)
+        clock[0] += 2.9
+
+    canary = Canary.__new__(Canary)
+    canary.requests, canary._next = [{}], 0
+    monkeypatch.setattr(canary, "ask", ask)
+    monkeypatch.setattr(triton_server.time, "monotonic", lambda: clock[0])
+    assert canary.check(3.0) is None
+    assert given == pytest.approx([3.0, 0.1])
 
 
 @pytest.mark.parametrize("loss", ["server", "model"])

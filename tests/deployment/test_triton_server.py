@@ -40,8 +40,20 @@ def test_requests_of_any_length_at_once(running: Running) -> None:
         place = n % len(wanted)
         assert_same(running.ask(MODELS[n % 2], [running.histories[place]], 3), wanted[place])
 
+    before = counts(running)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(96)))
+    for model, (requests, batches) in counts(running).items():
+        asked, ran = requests - before[model][0], batches - before[model][1]
+        assert asked >= 48 and ran < asked, model  # some ran together
+
+
+def counts(running: Running) -> dict[str, tuple[int, int]]:
+    """Requests of each model but the ensemble, and the batches that they made."""
+    status, text = running.get("/v2/models/stats", recsys_admin=KEY)
+    assert status == 200
+    models = [m for m in json.loads(text)["model_stats"] if m["name"] != "ensemble"]
+    return {m["name"]: (m["inference_count"], m["execution_count"]) for m in models}
 
 
 @pytest.mark.parametrize("model", MODELS)

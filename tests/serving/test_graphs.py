@@ -49,3 +49,9 @@ def test_tables_are_never_unpickled(folder: Path) -> None:
     np.save(folder / "tables" / "rows.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="(?i)object"):
         Graph(folder, "g")
+
+
+@pytest.mark.parametrize("name", ["../../rows", "/rows", "a/rows", ""])
+def test_tables_are_read_from_their_folder_alone(folder: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="names no table"):
+        Tables(folder).bind(f"table.{name}")

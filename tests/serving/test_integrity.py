@@ -124,6 +124,24 @@ def test_paths_that_lead_out_are_refused(name: str, tmp_path: Path) -> None:
     assert refusal(folder).endswith(f"names {name!r}, which leads out of the bundle; do not use it")
 
 
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "tables/../../outside"])
+@pytest.mark.parametrize("part", ["file", "input", "vocabulary"])
+def test_texts_that_name_files_outside_are_refused(part: str, name: str, tmp_path: Path) -> None:
+    vocabulary = {"item_id": name if part == "vocabulary" else "weights.data"}
+    folder = make_bundle(tmp_path / "b", **{"transform.json": json.dumps({"vocabularies": vocabulary}).encode()})
+    table = f"table.{name}" if part == "input" else "table.a"
+    graphs = {"rank": {"file": name if part == "file" else "rank.onnx", "inputs": {table: {}, "ids": {}}}}
+    write_manifest(folder, read_manifest(folder)["files"], graphs=graphs)
+    assert refusal(folder).endswith(f"names {name!r}, which leads out of the bundle; do not use it")
+
+
+@pytest.mark.parametrize("graphs", [[], {"rank": {"file": "rank.onnx"}}, {"rank": "rank.onnx"}])
+def test_graphs_that_are_described_wrongly_are_refused(graphs: Any, tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "b")
+    write_manifest(folder, read_manifest(folder)["files"], graphs=graphs)
+    assert "describes its graphs or vocabularies wrongly" in refusal(folder)
+
+
 @pytest.mark.parametrize("where", ["initializer", "attribute", "sparse", "branch", "function"])
 @pytest.mark.parametrize("location", ["../outside", "/etc/hostname", "tables/../../outside", "not_listed", ""])
 def test_weights_from_outside_are_refused(where: str, location: str, tmp_path: Path) -> None:
