@@ -75,20 +75,21 @@ def half(handler: Fake) -> None:
     hang_up(handler)
 
 
-def drip(handler: Fake) -> None:
-    """One byte at a time, each well within a timeout for one read."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000000")
-    handler.end_headers()
-    try:
-        for _ in range(100):
-            handler.wfile.write(b" ")
-            handler.wfile.flush()
-            time.sleep(0.02)
-        handler.server.finished = True
-        hang_up(handler)
-    except OSError:
-        handler.close_connection = True
+def drip(start: bytes, piece: bytes) -> Callable[[Fake], None]:
+    """One piece after the other, each well within a timeout for one read."""
+
+    def step(handler: Fake) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + start)
+        try:
+            for _ in range(200):
+                handler.wfile.write(piece)
+                time.sleep(0.02)
+            handler.server.finished = True
+            hang_up(handler)
+        except OSError:
+            handler.close_connection = True
+
+    return step
 
 
 @pytest.fixture
@@ -120,13 +121,18 @@ def test_one_and_many_over_one_connection(fake: Any) -> None:
     assert len({seen[3] for seen in fake.seen}) == 1
 
 
-def test_tls_with_a_certificate_of_ones_own(fake: Any, tmp_path: Path) -> None:
-    made = make_certificate(tmp_path)
+def secured(fake: Any, folder: Path) -> tuple[str, Path]:
+    """Make the server speak TLS; its address and certificate."""
+    made = make_certificate(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(made.certificate, made.key)
     fake.socket = context.wrap_socket(fake.socket, server_side=True)
-    url = fake.url.replace("http", "https")
-    with Client(url, token="secret", ca=made.certificate) as client:
+    return fake.url.replace("http", "https"), made.certificate
+
+
+def test_tls_with_a_certificate_of_ones_own(fake: Any, tmp_path: Path) -> None:
+    url, certificate = secured(fake, tmp_path)
+    with Client(url, token="secret", ca=certificate) as client:
         assert client.recommend(HISTORY).items == ["b", "a"]
     assert fake.seen[-1][2] == "Bearer secret"
     with Client(url, retries=0) as client, pytest.raises(EndpointError, match="CERTIFICATE_VERIFY_FAILED"):
@@ -191,10 +197,24 @@ def test_another_model_is_told_from_ours(fake: Any, answer: bytes) -> None:
         client.recommend(HISTORY)
 
 
-@pytest.mark.parametrize("step", [drip, lambda handler: time.sleep(0.6)])
-def test_the_deadline_holds_for_the_whole_call(fake: Any, step: Callable[[Fake], None]) -> None:
-    with Client(fake.url, deadline=0.3, retries=9) as client:
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(drip(b"X: ", b"x"), id="head"),
+        pytest.param(drip(b"Content-Length: 1000000\r\n\r\n", b" "), id="body"),
+        pytest.param(drip(b"Transfer-Encoding: chunked\r\n\r\n", b"0"), id="size of a chunk"),
+        pytest.param(drip(b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: x\r\n"), id="trailers"),
+        pytest.param(lambda handler: time.sleep(0.6), id="nothing"),
+    ],
+)
+@pytest.mark.parametrize("secure", [False, True])
+def test_the_deadline_holds_for_the_whole_call(
+    fake: Any, tmp_path: Path, step: Callable[[Fake], None], secure: bool
+) -> None:
+    url, ca = secured(fake, tmp_path) if secure else (fake.url, None)
+    with Client(url, retries=9, ca=ca) as client:
         client.recommend(HISTORY)
+        client.deadline = 0.3
         fake.script += [step] * 10
         with pytest.raises(EndpointError, match="in 0.3 seconds at most"):
             client.recommend(HISTORY)

@@ -25,10 +25,10 @@ REVERSED = (["b", "a"], [2.0, 1.0], [0.5, 0.25])
 class Fake:
     """Answers each call with the next step of its script (what aborts the call, or bytes), and well when it is over."""
 
-    def __init__(self, credentials: Any = None, port: int = 0) -> None:
+    def __init__(self, credentials: Any = None, port: int = 0, options: Any = None) -> None:
         self.script: list[Any] = []
         self.seen: list[tuple[str, str | None]] = []
-        self.server = grpc.server(ThreadPoolExecutor(8))
+        self.server = grpc.server(ThreadPoolExecutor(8), options=options)
         names = ("ModelReady", "ModelMetadata", "ModelInfer")
         handlers = {name: grpc.unary_unary_rpc_method_handler(getattr(self, name)) for name in names}
         self.server.add_generic_rpc_handlers(
@@ -105,10 +105,11 @@ def test_a_closed_client_opens_anew_and_another_model_is_not_ready(fake: Fake) -
         assert not other.ready()
 
 
-def test_trouble_that_passes_is_tried_again(fake: Fake) -> None:
+@pytest.mark.parametrize("status", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"])
+def test_trouble_that_passes_is_tried_again(fake: Fake, status: str) -> None:
     with Client(fake.url) as client:
         client.recommend(HISTORY)
-        fake.script += [refuse("UNAVAILABLE"), refuse("UNAVAILABLE")]
+        fake.script += [refuse(status), refuse(status)]
         assert client.recommend(HISTORY).items == ["b", "a"]
 
 
@@ -121,6 +122,19 @@ def test_tries_end(fake: Fake) -> None:
         ):
             client.recommend(HISTORY)
         assert len(fake.script) == 1
+
+
+def test_a_message_too_large_for_the_server_is_not_told_from_too_many() -> None:
+    """gRPC itself says of it what a proxy says of too many requests."""
+    fake = Fake(options=[("grpc.max_receive_message_length", 10_000)])
+    try:
+        with Client(fake.url, retries=1) as client:
+            client.recommend(HISTORY)
+            reason = "no answer after 2 tries .*status RESOURCE_EXHAUSTED: .*message larger than max"
+            with pytest.raises(EndpointError, match=reason):
+                client.recommend(HISTORY | {"item_id": ["x" * 10_000, "b"]})
+    finally:
+        fake.server.stop(0).wait()
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,12 @@ from recsys.client.transport import MOST_BYTES, Failed, Passing, Refused, left_o
 from recsys.errors import ConfigError
 from recsys.serving import kserve_grpc, wire
 
-_AGAIN = {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
-"""A server or proxy that is busy, starting or away says the first; after the second no time is left anyway."""
-_REFUSED = {
+ASKED_AGAIN = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+"""A server or proxy says the first where it is busy, starting or away, the second where it is asked too often, and the
+third where what is behind it is too slow; where this side says the third, no time is left anyway. gRPC also says the
+second of a message that is too large: that cannot be told apart, and asking in vain does less harm than giving up.
+"""
+REFUSED = {
     "INVALID_ARGUMENT",
     "NOT_FOUND",
     "UNIMPLEMENTED",
@@ -20,7 +23,7 @@ _REFUSED = {
     "OUT_OF_RANGE",
     "FAILED_PRECONDITION",
 }
-"""gRPC's counterparts of the statuses 4xx of HTTP."""
+"""gRPC's counterparts of the other statuses 4xx of HTTP."""
 
 
 class Grpc:
@@ -88,9 +91,9 @@ class Grpc:
         except ValueError as error:  # another thread closed the channel
             raise Passing(plain(error)) from None
         reason = f"status {status}: {said}"
-        if status in _AGAIN:
+        if status in ASKED_AGAIN:
             raise Passing(reason)
-        raise (Refused if status in _REFUSED else Failed)(reason)
+        raise (Refused if status in REFUSED else Failed)(reason)
 
     def _open(self) -> Any:
         """The channel, which connects when it is used, and anew when the connection was lost."""

@@ -1,18 +1,24 @@
 """The way to a server over HTTP and HTTPS, with the standard library's connections."""
 
 import http.client
+import io
 import json
+import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, quote
 
 from recsys.client.transport import MOST_BYTES, Failed, Passing, Refused, left_of, plain
 from recsys.errors import one_line
 from recsys.serving import kserve, wire
 
-_AGAIN = {408, 429, 502, 503, 504}
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+ASKED_AGAIN = {408, 429, 502, 503, 504}
 """Statuses of servers that are busy or starting, and of proxies in front of such ones."""
 _OFTEN = 1 << 16
 _BROKEN = (OSError, http.client.HTTPException)
@@ -80,7 +86,7 @@ class Http:
         if response.status == 200:
             return response
         reason = f"status {response.status}: {_told(response.body)}"
-        if response.status in _AGAIN:
+        if response.status in ASKED_AGAIN:
             raise Passing(reason)
         raise (Refused if 400 <= response.status < 500 else Failed)(reason)
 
@@ -118,11 +124,10 @@ class Http:
         if connection.sock is None:
             connection.connect()  # sets TCP_NODELAY
         connection.request(method, self._path + path, body or None, {**self._headers, **headers})
-        _allow(connection, until)
+        connection.response_class = partial(_Answer, until)  # type: ignore[assignment]
         answer = connection.getresponse()
         header_length, chunks, size = answer.getheader(kserve.HEADER), [], 0
         while chunk := answer.read1(_OFTEN):
-            _allow(connection, until)
             chunks.append(chunk)
             size += len(chunk)
             if size > MOST_BYTES:
@@ -136,6 +141,32 @@ class Http:
         if self._trust is not None:
             return http.client.HTTPSConnection(self._host, self._port, context=self._trust)
         return http.client.HTTPConnection(self._host, self._port)
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer that is there, head and body, before the time is over, in however small pieces it comes."""
+
+    def __init__(self, until: float, place: socket.socket, debuglevel: int = 0, method: str | None = None) -> None:
+        super().__init__(place, debuglevel, method)
+        self.fp = io.BufferedReader(_Pieces(until, place, self.fp.detach()))
+
+
+class _Pieces(io.RawIOBase):
+    """What a socket receives. A timeout holds for one piece only, so each gets what the ones before it have left."""
+
+    def __init__(self, until: float, place: socket.socket, received: io.RawIOBase) -> None:
+        self._until, self._place, self._received = until, place, received
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int | None:
+        self._place.settimeout(left_of(self._until))
+        return self._received.readinto(buffer)
+
+    def close(self) -> None:
+        self._received.close()
+        super().close()
 
 
 def _allow(connection: http.client.HTTPConnection, until: float) -> None:

@@ -23,6 +23,7 @@ class Limits:
         header_seconds: until the head of a request is there; then the connection is closed.
         body_seconds: until the body of a request is there; then 408.
         answer_seconds: until the answer is there; then 504.
+        send_seconds: for 1 MiB of the answer, or what is left of it, to be taken; then the connection is closed.
         idle_seconds: that a connection without a request stays open.
         stop_seconds: that requests under way have when the server stops.
     """
@@ -37,6 +38,7 @@ class Limits:
     header_seconds: float = 10.0
     body_seconds: float = 10.0
     answer_seconds: float = 30.0
+    send_seconds: float = 30.0
     idle_seconds: float = 30.0
     stop_seconds: float = 10.0
 

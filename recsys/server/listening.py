@@ -16,6 +16,8 @@ from recsys.errors import InputError
 from recsys.server.limits import Limits
 
 _BACKLOG = 256
+STEP = 1 << 20
+"""Bytes of an answer that a caller takes within `send_seconds` at least, or what is left of it."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -42,6 +44,7 @@ def make_server(app: Starlette, limits: Limits) -> uvicorn.Server:
 
     class Protocol(PatientProtocol):
         header_seconds = limits.header_seconds
+        send_seconds = limits.send_seconds
 
     config = uvicorn.Config(
         app,
@@ -82,14 +85,22 @@ def _quiet_signals() -> Iterator[None]:
 
 
 class PatientProtocol(H11Protocol):
-    """Closes a connection whose request head takes longer than `header_seconds`; uvicorn would wait for ever."""
+    """Ends a connection that makes uvicorn wait for ever.
+
+    One whose request head takes longer than `header_seconds` is closed. One that does not take its answer is aborted:
+    closing would wait until all of it is sent.
+    """
 
     header_seconds = 10.0
+    send_seconds = 30.0
     _head_timer: asyncio.TimerHandle | None = None
+    _send_timer: asyncio.TimerHandle | None = None
+    _unsent = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to wait for the first head."""
         super().connection_made(transport)  # type: ignore[arg-type]
+        self.transport.set_write_buffer_limits(high=0)  # every byte that waits is heard of, also the last ones
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -103,9 +114,20 @@ class PatientProtocol(H11Protocol):
         if self.conn.trailing_data[0]:
             self._watch()
 
+    def pause_writing(self) -> None:
+        """Start to wait for the caller to take what could not be sent at once."""
+        super().pause_writing()
+        self._watch_sending()
+
+    def resume_writing(self) -> None:
+        """Stop waiting: all is sent."""
+        self._stop_watching_sending()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._stop_watching()
+        self._stop_watching_sending()
         super().connection_lost(exc)
 
     def _watch(self) -> None:
@@ -123,3 +145,19 @@ class PatientProtocol(H11Protocol):
         self._head_timer = None
         if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
             self.transport.close()
+
+    def _watch_sending(self) -> None:
+        self._unsent = self.transport.get_write_buffer_size()
+        self._send_timer = self.loop.call_later(self.send_seconds, self._give_up_sending)
+
+    def _stop_watching_sending(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
+
+    def _give_up_sending(self) -> None:
+        self._send_timer = None
+        if self._unsent - self.transport.get_write_buffer_size() < STEP:
+            self.transport.abort()
+        else:
+            self._watch_sending()
