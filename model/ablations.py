@@ -14,8 +14,9 @@ The grid is a YAML:
   grid:                                and every combination of these
     model.backbone.name: [gru, sasrec]
 
-Runs that are there with the same configuration are kept, so that a killed table goes on. Positions are averaged over
-seeds; differences are paired by position, intervals (95 %) resample whole groups.
+Without `seeds` the seed is a setting as any other, which `grid` can vary. Runs that are there are kept where their
+configuration, data and text table are the same, so that a killed table goes on; others are trained again. Positions are
+averaged over seeds; differences are paired by position, intervals (95 %) resample whole groups.
 """
 
 import argparse
@@ -29,11 +30,10 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from model.recipe import changed, count_parameters, run
+from model.recipe import changed, count_trained, run_unless_kept
 from recsys.config import RunConfig, StrictModel, parse, read_yaml
 from recsys.errors import ConfigError
-from recsys.run_directory import RunDirectory
-from recsys.runtime import atomic_file, command_line, note
+from recsys.runtime import atomic_file, command_line
 
 METRICS = ("recall@10", "ndcg@10")
 
@@ -43,7 +43,7 @@ class Grid(StrictModel):
 
     base: str
     set: dict[str, Any] = Field(default_factory=dict)
-    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    seeds: list[int] | None = Field(default=None, min_length=1)  # None: the run's own
     runs: dict[str, dict[str, Any]] = Field(default_factory=dict)
     grid: dict[str, list[Any]] = Field(default_factory=dict)
 
@@ -51,6 +51,8 @@ class Grid(StrictModel):
     def _holds_some(self) -> "Grid":
         if not self.runs and not self.grid:
             raise ValueError("give runs, a grid, or both")
+        if self.seeds is not None and any("seed" in changes for changes in (self.set, *self.variants().values())):
+            raise ValueError("seed is set and seeds are given; leave one of them out")
         return self
 
     def variants(self) -> dict[str, dict[str, Any]]:
@@ -59,7 +61,7 @@ class Grid(StrictModel):
         if self.grid:
             for values in product(*self.grid.values()):
                 changes = dict(zip(self.grid, values, strict=True))
-                found[", ".join(f"{key.split('.')[-2]}: {value}" for key, value in changes.items())] = changes
+                found[", ".join(f"{key.split('.')[-2:][0]}: {value}" for key, value in changes.items())] = changes
         return found
 
 
@@ -69,7 +71,7 @@ class Row:
 
     name: str
     runs: list[Path]
-    parameters: int
+    trained_parameters: int
     cpu_seconds: float
     figures: dict[str, Any] = field(default_factory=dict)
 
@@ -82,7 +84,8 @@ def configurations(path: Path) -> dict[str, list[RunConfig]]:
     for name, changes in grid.variants().items():
         source = f"{path}: {name}"
         values = changed(base, grid.set | changes, source)
-        found[name] = [parse(RunConfig, values | {"seed": seed}, source) for seed in grid.seeds]
+        seeds = [{}] if grid.seeds is None else [{"seed": seed} for seed in grid.seeds]
+        found[name] = [parse(RunConfig, values | seed, source) for seed in seeds]
     return found
 
 
@@ -90,26 +93,15 @@ def train_variants(data: Path, variants: dict[str, list[RunConfig]], out: Path) 
     """Train and evaluate what is not there yet."""
     rows = []
     for number, (name, configs) in enumerate(variants.items()):
-        paths = []
-        for config in configs:
-            path = out / f"{number:02d}-{_slug(name)}-seed{config.seed}"
-            if not _is_done(path, config):
-                note(f"{name}, seed {config.seed}: {path}")
-                run(data, config, path, overwrite=True)
-            paths.append(path)
-        directories = [RunDirectory(path) for path in paths]
-        seconds = sum(float(d.read_json(d.history_file)["cpu_seconds"]) for d in directories) / len(directories)
-        rows.append(Row(name, paths, count_parameters(directories[0]), seconds))
+        places = [out / f"{number:02d}-{_slug(name)}-seed{config.seed}" for config in configs]
+        runs = [run_unless_kept(name, data, config, path) for config, path in zip(configs, places, strict=True)]
+        seconds = sum(float(d.read_json(d.history_file)["cpu_seconds"]) for d in runs) / len(runs)
+        rows.append(Row(name, places, count_trained(runs[0]), seconds))
     return rows
 
 
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "run"
-
-
-def _is_done(path: Path, config: RunConfig) -> bool:
-    directory = RunDirectory(path)
-    return directory.metrics_file.is_file() and directory.load_config() == config
 
 
 def measure(rows: Sequence[Row]) -> None:
@@ -143,12 +135,12 @@ def measure(rows: Sequence[Row]) -> None:
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """The table."""
-    header = ["run", "parameters", "CPU s"]
+    header = ["run", "trained parameters", "CPU s"]
     for metric in METRICS:
         header += [metric, f"against {rows[0].name}"]
     lines = [header, ["---"] * len(header)]
     for row in rows:
-        cells = [row.name, f"{row.parameters:,}", f"{row.cpu_seconds:,.0f}"]
+        cells = [row.name, f"{row.trained_parameters:,}", f"{row.cpu_seconds:,.0f}"]
         for metric in METRICS:
             cells.append(f"{row.figures[metric]:.4f} {_between(row.figures[f'{metric}_interval'], '.3f')}")
             gain = row.figures.get(f"{metric}_difference")

@@ -1,12 +1,16 @@
 """A run's memory on a graphics card before anything is trained: the plan as a table, and what would make it fit."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from peft_ext.cards import card_bytes, size_text
-from recsys.config import RunConfig, override, parse
-from recsys.errors import ConfigError
+from recsys.config import CategoricalConfig, EtlConfig, RunConfig, SplitConfig, override, parse
+from recsys.errors import ConfigError, InputError, RecsysError, one_line
+from recsys.schema import CLASSIFICATION, INTERVAL, ITEM_ID, LOG_GAP, MERGE_COUNT, TARGET
 
 if TYPE_CHECKING:
     from peft_ext.memory import Memory
@@ -14,6 +18,10 @@ if TYPE_CHECKING:
 
 USED = 0.92
 """Share of a card that a plan may fill; the rest is for the driver, the libraries and the allocator's gaps."""
+ITEMS, CLASSES, TARGETS = 4000, 20, 90
+"""What is assumed of a catalogue that nobody gave."""
+SESSIONS = 8
+"""At least so many sessions are assumed: as many as show a batch's tensors."""
 PARTS = {
     "gradients": "one number for each that is trained",
     "optimizer": "two moments of each that is trained",
@@ -35,19 +43,76 @@ class Card:
         return int(USED * self.size)
 
 
-def show(data: Path, config: RunConfig, card: str | None) -> None:
-    """Print the memory of training `config` on a dataset; nothing is written.
+def show(data: Path | None, config: RunConfig, card: str | None, items: int | None = None) -> None:
+    """Print the memory of training `config` on a dataset; nothing is left on disk.
 
     Args:
-        data: sequence dataset.
+        data: sequence dataset; None: one is assumed, as the configuration would read it.
         config: of the run; the weights of its backbone need not be there.
         card: as `peft_ext.cards.card_bytes` takes it; None: this machine's, or no verdict where it has none.
+        items: how many there are in a dataset that is assumed; None: `ITEMS`.
 
     Raises:
         ConfigError: an unknown card, or a model that cannot be planned.
         InputError: the dataset lacks something.
     """
     found = find_card(card)
+    if data is not None:
+        _show(data, config, found)
+        return
+    items = items or ITEMS
+    print(f"no --data: {items:,} items assumed (--items), of {CLASSES} classifications and {TARGETS} targets")
+    with tempfile.TemporaryDirectory(prefix="plan.") as folder:
+        _show(assumed(config, items, Path(folder) / "data"), config, found)
+
+
+def assumed(config: RunConfig, items: int, out: Path) -> Path:
+    """Write a dataset in which each item occurs, with the columns that a configuration reads; returns `out`.
+
+    Raises:
+        InputError: the configuration reads what cannot be assumed, such as a given vocabulary.
+    """
+    from recsys.etl import preprocess
+
+    length = max(2, config.model.max_length)
+    sessions = max(SESSIONS, -(-items // length))
+    place = pl.int_range(sessions * length)
+    values = [_values(name, config.etl, place // length).alias(name) for name in _columns(config.etl)]
+    names = "item " + (place % items).cast(pl.String)
+    events = pl.select(*values, session_id=(place // length).cast(pl.String), item_id=names, timestamp=place)
+    ids = pl.int_range(items)
+    commands = pl.select(
+        item_id="item " + ids.cast(pl.String),
+        classification=(ids % CLASSES).cast(pl.String),
+        target=(ids % TARGETS).cast(pl.String),
+    )
+    own = config.etl.categorical.get("item_id", CategoricalConfig())
+    whole = own.model_copy(update={"min_count": 1, "top_k": None})  # each item occurs a few times alone
+    changes = {"min_length": 1, "newest": None, "chunk": None}
+    etl = config.etl.model_copy(update=changes | {"categorical": {**config.etl.categorical, "item_id": whole}})
+    try:
+        preprocess(events, RunConfig(split=SplitConfig(rule="none", into="train"), etl=etl), out, commands=commands)
+    except (RecsysError, OSError) as error:
+        raise InputError(f"no --data: {one_line(error)}; give --data DIR") from error
+    return out
+
+
+def _columns(etl: EtlConfig) -> list[str]:
+    """Columns of the events that a configuration asks for, beside those that are there anyway."""
+    given = (ITEM_ID, CLASSIFICATION, TARGET, INTERVAL, LOG_GAP)
+    named = (*etl.categorical, *etl.continuous, *etl.bucketise, *(etl.text or []))
+    left_out = {*given, *etl.optional} - {MERGE_COUNT}
+    return [name for name in dict.fromkeys(named) if name not in left_out]
+
+
+def _values(name: str, etl: EtlConfig, session: pl.Expr) -> pl.Expr:
+    """What an assumed column holds: the number of the session, as the kind of column asks."""
+    if name in etl.categorical and etl.categorical[name].multi_valued:
+        return pl.concat_list(session.cast(pl.String))
+    return session.cast(pl.String if name in etl.categorical or name in (etl.text or []) else pl.Float64)
+
+
+def _show(data: Path, config: RunConfig, found: Card | None) -> None:
     from recsys.training.memory_plan import Planner
 
     planner = Planner(data, config)
@@ -127,7 +192,7 @@ def advice(planner: "Planner", config: RunConfig, plan: "Memory", card: Card) ->
         batch, text = _largest_batch(planner, least[0], least[2], card), least[1]
     if batch is not None:
         size, total = batch
-        steps = -(-config.training.batch_size * config.training.accumulation // size)
+        steps = config.training.batch_size * config.training.accumulation // size
         found.append(f"  {text}training.batch_size={size} training.accumulation={steps}: {size_text(total)}")
     if not found:
         one = size_text(_total(planner, least[0], 1))
@@ -153,7 +218,7 @@ def _with(config: RunConfig, settings: list[str]) -> RunConfig:
 
 
 def _largest_batch(planner: "Planner", config: RunConfig, plan: "Memory", card: Card) -> tuple[int, int] | None:
-    """The most sequences that fit and their total; None where not even one does.
+    """The most sequences that fit and divide those of a step, and their total; None where not even one does.
 
     Memory grows evenly with the batch, so two plans tell where the limit is, and a third makes sure.
     """
@@ -161,11 +226,13 @@ def _largest_batch(planner: "Planner", config: RunConfig, plan: "Memory", card: 
     least = _total(planner, config, 1)
     if least > room or size == 1:
         return None
+    whole = size * config.training.accumulation
     slope = (plan.total - least) / (size - 1)
     fitting = min(size - 1, 1 + int((room - least) / max(slope, 1)))
-    while fitting > 1 and (total := _total(planner, config, fitting)) > room:
-        fitting -= 1
-    return (fitting, total) if fitting > 1 else (1, least)
+    for batch in range(fitting, 1, -1):
+        if whole % batch == 0 and (total := _total(planner, config, batch)) <= room:
+            return batch, total
+    return 1, least
 
 
 def _total(planner: "Planner", config: RunConfig, batch_size: int) -> int:

@@ -7,21 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peft_ext.adapt import Adapters, expert_weights, inject, matches
+from peft_ext.adapt import Adapters, inject
 from peft_ext.quantise import PeftError, dequantise_, replace
 
 
-def target_shapes(model: nn.Module, adapters: Adapters) -> dict[str, tuple[int, ...]]:
-    """Shapes ``[out, in]`` of the weights that get adapters, ``[E, out, in]`` of experts, by name of their layer."""
+def target_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes ``[out, in]`` of the weights that have adapters, by name; ``[E, out, in]`` of a layer's experts."""
     found: dict[str, tuple[int, ...]] = {}
-    for name in matches(model, adapters.targets):
-        layer: Any = model.get_submodule(name)
-        if hasattr(layer, "in_features"):
-            found[name] = (layer.out_features, layer.in_features)  # quantised weights have lost their shape
-        else:
-            found[name] = tuple(reversed(layer.weight.shape))
-    if adapters.experts:
-        found |= {name: tuple(model.get_parameter(name).shape) for name in expert_weights(model)}
+    for name, layer in _adapted(model).items():  # quantised weights themselves have lost their shape
+        experts = (layer.num_experts,) if hasattr(layer, "num_experts") else ()
+        found[name] = (*experts, layer.out_features, layer.in_features)
     return found
 
 

@@ -19,8 +19,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from peft_ext.activations import Batch, Loss, trace
+from peft_ext.adapters import adapter_state, count, target_shapes
 
 Kind = Literal["nf4", "fp4", "int8"]
 OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit")
@@ -108,10 +110,12 @@ def static_memory(module: nn.Module, quantised: Quantised | None = None, optimiz
     names: Collection[str] = frozenset() if quantised is None else quantised.names
     weights: dict[str, int] = {}
     numbers = 0
+    turned = {id(layer.weight) for layer in module.modules() if isinstance(layer, Conv1D)}  # held as [in, out]
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         numbers += tensor.numel() if isinstance(tensor, nn.Parameter) else 0
         if quantised is not None and name in names:
-            size = quantised_bytes(tensor.numel(), tensor.shape[0], quantised.kind, quantised.double)
+            rows = tensor.shape[-1 if id(tensor) in turned else 0]
+            size = quantised_bytes(tensor.numel(), rows, quantised.kind, quantised.double)
             weights[quantised.kind] = weights.get(quantised.kind, 0) + size
         else:
             kind = str(tensor.dtype).removeprefix("torch.")
@@ -169,6 +173,17 @@ def _optimizer_bytes(parameter: Tensor, optimizer: str) -> int:
     if optimizer == "paged_adamw" or numbers < MIN_8BIT:
         return 2 * numbers * FLOAT
     return 2 * (numbers + FLOAT * math.ceil(numbers / SECOND_BLOCK))
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers in a module's parameters; one that is packed into 4 bits counts as the numbers it stands for."""
+    states = ((parameter, getattr(parameter, "quant_state", None)) for parameter in module.parameters())
+    return sum(parameter.numel() if state is None else math.prod(state.shape) for parameter, state in states)
+
+
+def adapter_numbers(model: nn.Module, r: int, use_dora: bool) -> tuple[int, int]:
+    """Numbers in the adapters of a model that `adapt` adapted, and how many the formula of their rank says."""
+    return sum(tensor.numel() for tensor in adapter_state(model).values()), count(target_shapes(model), r, use_dora)
 
 
 def measured_weights(module: nn.Module) -> int:

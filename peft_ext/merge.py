@@ -4,6 +4,7 @@ Example: python -m peft_ext.merge --run runs/lora --out runs/merged
 """
 
 import argparse
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from recsys.config import PeftConfig, RunConfig, save_config
 from recsys.errors import InputError, RunError
 from recsys.run_directory import RunDirectory
-from recsys.runtime import atomic_folder, command_line, sha256_file
+from recsys.runtime import atomic_folder, command_line, note, sha256_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 HISTORIES = 256
 """Histories whose scores are compared."""
+TOLERANCE = {"float32": 0.01, "bfloat16": 0.05, "float16": 0.05}
+"""Mean difference of scores, in their spread, above which a note is made, by the type that the base computed in."""
+INT8_TOLERANCE = 0.1
+"""The same for int8, whatever the type: its layers round what they read, too."""
 KEPT = ("schema.json", "workflow", "cleaning", "dataset.json", "history.json")
 """What a merged run takes over as it is; figures are measured anew."""
 
@@ -31,7 +36,8 @@ def merge(run: Path, out: Path, data: Path | None = None, *, compare: bool = Tru
     """Write `run` with its adapters merged to `out`; returns what ``out/environment.json`` says of it under `merged`.
 
     The weights are float32: the pretrained ones, dequantised where the run has quantised them, plus the adapters. The
-    scores of `HISTORIES` histories are computed before and after and their difference is noted.
+    scores of `HISTORIES` histories are computed before and after and their difference is noted, loudly where it is
+    above the `tolerance`. All of it happens on the CPU, since float32 may not fit the card that the run was trained on.
 
     Args:
         run: a finished run whose `model.peft` freezes the backbone.
@@ -41,15 +47,19 @@ def merge(run: Path, out: Path, data: Path | None = None, *, compare: bool = Tru
 
     Raises:
         RunError: the run is an ordinary or a merged one already.
-        InputError: `out` exists, or the dataset is not there.
+        InputError: `out` exists, or the dataset is not there or has no sequence.
+        SchemaError: the dataset was not made with the run's workflow.
     """
     from recsys.inference import load
 
     directory = RunDirectory(run)
     config = directory.load_config()
     _require_adapted(directory, config)
-    histories = _histories(directory, config, data) if compare else None
-    loaded = load(run)
+    source = data or Path(str(directory.read_json(directory.environment_file)["dataset"]["path"]))
+    histories = _histories(source, config) if compare else None
+    loaded = load(run, device="cpu")
+    if histories is not None:
+        loaded.require_data(histories.schema, source)
     before = None if histories is None else _scores(loaded.model, histories)
     noted: dict[str, Any] = {
         "run": str(run),
@@ -61,9 +71,30 @@ def merge(run: Path, out: Path, data: Path | None = None, *, compare: bool = Tru
         _write(loaded, config, work, noted)
         del loaded  # one model at a time: they are large
         if histories is not None and before is not None:
-            noted["difference"] = difference(before, _scores(load(work).model, histories))
+            noted["difference"] = difference(before, _scores(load(work, device="cpu").model, histories))
+            noted["tolerance"] = tolerance(config.model.peft)
             _write_environment(directory, work, noted)
+    if histories is not None:
+        _note_if_far(out, config.model.peft, noted)
     return noted
+
+
+def tolerance(peft: PeftConfig) -> float:
+    """How far scores may be apart after merging, on average and in their spread, before it is worth a note."""
+    return INT8_TOLERANCE if peft.quantization == "int8" else TOLERANCE[peft.compute_dtype]
+
+
+def _note_if_far(out: Path, peft: PeftConfig, noted: dict[str, Any]) -> None:
+    """Say where the difference is above the tolerance; the merged run itself is right, it computes in float32."""
+    found, limit = noted["difference"], noted["tolerance"]
+    if found["mean"] <= limit * found["spread"]:
+        return
+    held = "int8" if peft.quantization == "int8" else peft.compute_dtype
+    share = found["mean"] / found["spread"] if found["spread"] else math.inf
+    note(
+        f"{out}: scores differ by {share:.2g} of their spread from the adapted run's, more than the {limit} that "
+        f"{held} explains; measure the merged run anew, or train with compute_dtype float32 and no int8"
+    )
 
 
 def _require_adapted(directory: RunDirectory, config: RunConfig) -> None:
@@ -74,14 +105,19 @@ def _require_adapted(directory: RunDirectory, config: RunConfig) -> None:
     raise RunError(f"{directory.path}: {why}, so there is nothing to merge; use it as it is")
 
 
-def _histories(directory: RunDirectory, config: RunConfig, data: Path | None) -> "SequenceDataset":
+def _histories(data: Path, config: RunConfig) -> "SequenceDataset":
+    """The first split of a dataset that has a sequence."""
     from recsys.data.dataset import SequenceDataset
 
-    found = data or Path(str(directory.read_json(directory.environment_file)["dataset"]["path"]))
-    if not (found / "schema.json").is_file():
-        raise InputError(f"{found}: no sequence dataset to compare scores on; give --data DIR, or --unchecked")
-    split = next(name for name in ("test", "val", "train") if list((found / name).glob("*.parquet")))
-    return SequenceDataset.load(found, split, config.model.backbone.needs_times)
+    fix = "give --data DIR, or --unchecked"
+    if not (data / "schema.json").is_file():
+        raise InputError(f"{data}: no sequence dataset to compare scores on; {fix}")
+    for name in ("test", "val", "train"):
+        if list((data / name).glob("*.parquet")):
+            split = SequenceDataset.load(data, name, config.model.backbone.needs_times)
+            if split.lengths.any():
+                return split
+    raise InputError(f"{data}: no sequence to compare scores on; {fix}")
 
 
 def _scores(model: "Recommender", data: "SequenceDataset") -> "Tensor":
@@ -168,7 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = noted["difference"]
         print(
             f"scores of {found['histories']:.0f} histories: largest difference {found['largest']:.2g}, mean "
-            f"{found['mean']:.2g}, at a spread of {found['spread']:.2g}; "
+            f"{found['mean']:.2g}, at a spread of {found['spread']:.2g} "
+            f"(tolerated on average: {noted['tolerance'] * found['spread']:.2g}); "
             f"the same first item in {found['same_first']:.1%}"
         )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 KINDS = ("nf4", "fp4", "int8")
@@ -32,7 +33,9 @@ def configuration(kind: str, double: bool, dtype: torch.dtype, device: torch.dev
     _require_packages()
     _require_runnable(kind, device)
     if kind == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        # With a threshold, columns in which any row of the batch has a larger number are left out of the rounding, so
+        # that what a row gives would depend on those beside it and on padding.
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=kind,
@@ -75,28 +78,26 @@ def why_not(kind: str, device: torch.device) -> str | None:
     return None
 
 
-def quantised(layer: nn.Linear, kind: str, double: bool, dtype: torch.dtype) -> nn.Module:
+def quantised(layer: nn.Linear | Conv1D, kind: str, double: bool, dtype: torch.dtype) -> nn.Module:
     """A layer like `layer` whose weight takes 4 or 8 bits on the same device; its bias stays as it is."""
     import bitsandbytes as bnb
 
+    weight = layer.weight.data.T.contiguous() if isinstance(layer, Conv1D) else layer.weight.data
+    outer, inner = weight.shape
     options = {"bias": layer.bias is not None, "device": "meta"}
     new: Any
     if kind == "int8":
-        new = bnb.nn.Linear8bitLt(layer.in_features, layer.out_features, has_fp16_weights=False, **options)
-        new.weight = bnb.nn.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
+        new = bnb.nn.Linear8bitLt(inner, outer, has_fp16_weights=False, threshold=0.0, **options)
+        new.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
     else:
         new = bnb.nn.Linear4bit(
-            layer.in_features,
-            layer.out_features,
-            compute_dtype=dtype,
-            compress_statistics=double,
-            quant_type=kind,
-            **options,
+            inner, outer, compute_dtype=dtype, compress_statistics=double, quant_type=kind, **options
         )
         new.weight = bnb.nn.Params4bit(
-            layer.weight.data, requires_grad=False, quant_type=kind, compress_statistics=double, module=new
+            weight, requires_grad=False, quant_type=kind, compress_statistics=double, module=new
         )
     new.bias = layer.bias
+    new.source_cls = type(layer)  # as transformers notes it
     keep_packing_(new)
     return new.to(layer.weight.device)  # quantises
 
@@ -113,12 +114,25 @@ def keep_packing_(model: nn.Module) -> None:
 
 
 def quantise_(model: nn.Module, configuration: Any) -> None:
-    """Quantise the linear layers of a model in place, one after the other, as `from_pretrained` does while it reads."""
+    """Quantise the layers of a model of `transformers` in place: those that `from_pretrained` does while it reads.
+
+    Raises:
+        PeftError: there is none.
+    """
+    from transformers.quantizers.base import HfQuantizer
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
     kind = "int8" if configuration.load_in_8bit else configuration.bnb_4bit_quant_type
     options = configuration.bnb_4bit_use_double_quant, configuration.bnb_4bit_compute_dtype
-    for name, layer in list(model.named_modules()):
-        if type(layer) is nn.Linear:
-            replace(model, name, quantised(layer, kind, *options))
+    kept: list[str] = []
+    if isinstance(model, PreTrainedModel):  # T5's `wo` is among them
+        kept = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+    found = {name: layer for name, layer in model.named_modules() if type(layer) in (nn.Linear, Conv1D)}
+    found = {name: layer for name, layer in found.items() if should_convert_module(name, kept)}
+    if not found:
+        raise PeftError("quantization: this model has no linear layer to quantise; set quantization to none")
+    for name, layer in found.items():
+        replace(model, name, quantised(layer, kind, *options))
 
 
 def weight_of(layer: nn.Module) -> Tensor:

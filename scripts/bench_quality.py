@@ -15,7 +15,7 @@ this table (eSASRec's benchmark: one block, one head, dropout .2, sampled softma
 negatives and length are less than theirs (128, 128 and 20 for 256, 256 and 50), to get more epochs into the time; that
 theirs do worse in it was not tried. --peer hands other ones on.
 
-A run that is there already with the same settings is kept, ours and RecTools'.
+A run that is there already with the same settings and data is kept, ours and RecTools'; others are trained again.
 """
 
 import argparse
@@ -34,14 +34,12 @@ import polars as pl
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from model.recipe import run_unless_kept
 from recsys.config import RunConfig, override, parse, read_yaml
 from recsys.errors import InputError
 from recsys.etl import preprocess
-from recsys.evaluation import evaluate
 from recsys.metrics import bootstrap_interval, position_metrics
-from recsys.run_directory import RunDirectory
-from recsys.runtime import atomic_file, command_line, note
-from recsys.training import train
+from recsys.runtime import atomic_file, command_line, note, sha256_file
 from scripts.peers.harness import peer_environment
 
 METRICS = ("recall@10", "ndcg@10")
@@ -107,16 +105,11 @@ def configuration(file: Path, settings: Sequence[str], seed: int) -> RunConfig:
 
 
 def our_line(name: str, configs: Sequence[RunConfig], data: Path, out: Path) -> Line:
-    """Train and evaluate each seed; a run that is there with the same configuration is kept."""
+    """Train and evaluate each seed, unless its run is there."""
     ranks, seconds = [], []
     for config in configs:
-        path = out / f"{name}-{config.seed}"
-        directory = RunDirectory(path)
-        if not (directory.metrics_file.is_file() and directory.load_config() == config):
-            note(f"{name}, seed {config.seed}")
-            train(data, config, path, overwrite=True)
-            evaluate(path, data)
-        found = pl.read_parquet(path / "predictions.parquet").sort("session_id")
+        directory = run_unless_kept(name, data, config, out / f"{name}-{config.seed}")
+        found = pl.read_parquet(directory.path / "predictions.parquet").sort("session_id")
         ranks.append(found["rank_model"].to_numpy())
         seconds.append(float(directory.read_json(directory.history_file)["cpu_seconds"]))
     return Line(name, ranks, seconds)
@@ -141,17 +134,21 @@ def peer_line(options: argparse.Namespace, events: pl.DataFrame) -> Line:
         raise InputError(f"--peers-env {options.peers_env}: RecTools {tool.missing}")
     folder = options.out / "rectools"
     write_splits(events, folder)
-    ranks, seconds = [], []
+    ranks, seconds, data = [], [], sha256_file(options.sequences)
     for seed in options.seeds[: options.peer_seeds]:
         flags = [f"--seed={seed}", f"--minutes={options.minutes}", *options.peer]
-        note(f"RecTools {tool.version}, {' '.join(flags)}")
         record = folder / f"rectools-{seed}.json"
-        if not (record.is_file() and json.loads(record.read_text())["flags"] == flags):
+        found = json.loads(record.read_text()) if record.is_file() else {}
+        if (found.get("flags"), found.get("data")) != (flags, data):
+            again = "trained again, since flags or data are others" if found else "trained"
+            note(f"RecTools {tool.version}, {' '.join(flags)}: {again}")
             with record.with_suffix(".log").open("w") as log:
                 done = subprocess.run([str(tool.python), str(PEER), str(folder), *flags], stdout=log)
             if done.returncode != 0:
                 raise InputError(f"{PEER.name} ended with {done.returncode}; its words stand above")
-        seconds.append(float(json.loads(record.read_text())["cpu_seconds"]))
+            found = json.loads(record.read_text()) | {"data": data}
+            record.write_text(json.dumps(found, indent=2) + "\n")
+        seconds.append(float(found["cpu_seconds"]))
         with np.load(folder / f"rectools-{seed}.npz") as arrays:
             ranks.append(arrays["ranks"])
     return Line(f"RecTools {tool.version} SASRec", ranks, seconds)

@@ -14,14 +14,21 @@ the naive way in float32); the same at 50 events all in float32; and our preset 
 
     python scripts/bench_train.py --peers --peers-env ../peers --json bench_train.json
 
-measures instead the SASRec backbone (1 head, dropout 0.2, the full softmax) beside RecTools, RePlay and sequifier on
-the same ML-1M shape: every library by its own means of training, in a process of its own, in turn. Their environment
-is made once, at the versions of scripts/peers/requirements.txt. A peer that cannot be measured is null and says why.
-With ``--data ml-100k`` the data are MovieLens-100K (943 users, 1,682 items, 100,000 events), which pip fetches into the
-same folder, and the figures' names begin with ``ml100k_``.
+measures, after all that, also the SASRec backbone (1 head, dropout 0.2, the full softmax) beside RecTools, RePlay and
+sequifier on the same ML-1M shape: every library by its own means of training, in a process of its own, in turn. Their
+environment is made once, at the versions of scripts/peers/requirements.txt, in the folder --peers-env, without which
+--peers is refused. A peer that cannot be measured is null and says why. With ``--data ml-100k`` the data are
+MovieLens-100K (943 users, 1,682 items, 100,000 events), which pip fetches into the same folder; the naive way is left
+out then, and the figures' names begin with ``ml100k_``.
+
+    python scripts/bench_train.py --catalogue 1000000 --json catalogue.json
+
+measures sampled softmax (256 uniform negatives, width 64) over so many items instead: peak memory of this one process
+and labels per CPU second, with an output table of its own and with the item embedding as output table (tied).
 """
 
 import argparse
+import gc
 import json
 import math
 import sys
@@ -56,6 +63,7 @@ from recsys.schema import FIRST_ID, Column, Kind, Schema, Scope, Tag
 from recsys.training.batches import BatchStream
 from recsys.training.optim import build_optimizer
 from scripts.peers import harness, movielens
+from scripts.peers.common import peak_memory, reset_peak
 
 PRESET = Path(__file__).resolve().parent.parent / "configs" / "visual_studio.yaml"
 TURNS = 4
@@ -308,15 +316,57 @@ def measure_naive(users: int, seconds: float) -> dict[str, float]:
     return figures
 
 
+def measure_catalogue(items: int, seconds: float) -> dict[str, float]:
+    """Peak memory and speed of sampled softmax over `items` items at SASRec's sizes, printed as a table too."""
+    torch.set_num_threads(1)
+    made = generate(spread_lengths(1000, 166.0, 20, 1.1, seed=0), items, [], [], seed=1)
+    figures: dict[str, float] = {"catalogue_items": items}
+    print(f"{'output table':<14}{'peak GB':>12}{'labels':>12}   per CPU second, one thread, {items:,} items")
+    for name in ("tied", "own"):  # the leaner one first: where the peak cannot be reset, it can only grow
+        model = {**SASREC, "max_length": 50, "loss": {"name": "sampled_softmax"}, "tied": name == "tied"}
+        config = RunConfig.model_validate({"model": model, "training": TrainingConfig(batch_size=128)})
+        gc.collect()  # the tables of the model before
+        reset_peak()
+        stream = BatchStream(made.data, 50, config.training, seed=0)
+        way = Way(Case(name, made.data, made.items, config), stream.from_batch(0), naive=False)
+        way.step()  # allocates the optimizer's state
+        way.labels = 0
+        way.run(seconds)
+        found = {"peak_memory_gb": round(peak_memory(), 2), "positions_per_cpu_second": round(way.rate)}
+        figures |= {f"{key}_catalogue_{name}": value for key, value in found.items()}
+        print(f"{name:<14}{found['peak_memory_gb']:>12.2f}{found['positions_per_cpu_second']:>12,.0f}", flush=True)
+        del way
+    return figures
+
+
 @command_line
 def main(arguments: Sequence[str]) -> None:
     """Measure, print a table, write JSON."""
+    options = parse_arguments(arguments)
+    figures: dict[str, Any] = {}
+    if options.catalogue is not None:
+        figures |= measure_catalogue(options.catalogue, options.seconds)
+    elif options.data == "ml-1m":
+        figures |= measure_naive(options.users, options.seconds)
+    if options.peers:
+        figures |= measure_peers(options.peers_env, options.data, options.users, options.seconds, options.rounds)
+    if options.json:
+        with atomic_file(options.json) as work:
+            work.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bench_train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="CPU seconds a measurement (default 20)")
     parser.add_argument("--users", type=int, default=6040, help="sequences of the ML-1M shape (default 6040)")
-    parser.add_argument("--peers", action="store_true", help="measure beside other libraries instead")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--peers", action="store_true", help="measure beside other libraries too (with --peers-env)")
+    what.add_argument(
+        "--catalogue", type=int, metavar="ITEMS", help="measure sampled softmax over so many items instead"
+    )
     parser.add_argument("--peers-env", type=Path, metavar="DIR", help="their environment; made where it is missing")
     parser.add_argument("--data", choices=list(DATA), default="ml-1m", help="data of --peers (default ml-1m's shape)")
     parser.add_argument("--rounds", type=int, default=2, help="turns that share a peer's seconds (default 2)")
@@ -324,14 +374,11 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.peers and options.peers_env is None:
         parser.error("--peers needs --peers-env DIR, a folder outside the repository")
-    figures = (
-        measure_peers(options.peers_env, options.data, options.users, options.seconds, options.rounds)
-        if options.peers
-        else measure_naive(options.users, options.seconds)
-    )
-    if options.json:
-        with atomic_file(options.json) as work:
-            work.write_text(json.dumps(figures, indent=2) + "\n")
+    if options.data != "ml-1m" and not options.peers:
+        parser.error(f"--data {options.data} goes with --peers")
+    if options.catalogue is not None and options.catalogue < 1:
+        parser.error(f"--catalogue {options.catalogue}: give a number of items above 0")
+    return options
 
 
 if __name__ == "__main__":

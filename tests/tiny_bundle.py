@@ -1,6 +1,7 @@
-"""A run that reads every kind of column, for tests of the export and of what serves it."""
+"""A run that reads every kind of column, and what a bundle must answer, for tests of the export and of its servers."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -8,8 +9,10 @@ import polars as pl
 from recsys.config import RunConfig
 from recsys.export.facts import facts_of
 from recsys.export.graphs import event_columns
-from recsys.inference import LoadedRun
+from recsys.inference import LoadedRun, load, recommend
+from recsys.serving.bundle import Answer, Bundle
 from recsys.serving.transform import Transform
+from recsys.serving.verify import difference
 from tests.tiny_run import make_events, make_run
 
 ETL = {
@@ -74,3 +77,42 @@ def transform_of(run: LoadedRun) -> Transform:
     once = frozenset(c.name for c in run.schema.columns if c.scope.value == "sequence")
     facts, vocabularies = facts_of(run, event_columns(run.model.inputs, once))
     return Transform(facts, vocabularies)
+
+
+def requests_of(events: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
+    """A request for each session, which holds these columns."""
+    sessions = events.partition_by("session_id", maintain_order=True)
+    return [{name: session[name].to_list() for name in names} for session in sessions]
+
+
+def offline_answers(run: Path, events: pl.DataFrame, k: int, seen: Any) -> list[Answer]:
+    """What `recommend` lists for each session."""
+    lists = recommend(load(run, device="cpu"), events, k=k, seen=seen)
+    by_session = lists.partition_by("session_id", as_dict=True)
+    found = [by_session[key,] for key in events["session_id"].unique(maintain_order=True)]
+    return [Answer(*(rows[n].to_list() for n in ("item_id", "score", "probability"))) for rows in found]
+
+
+def expect_offline_answers(run: Path, folder: Path, events: pl.DataFrame, k: int = 20) -> None:
+    """Fail unless both forms of a bundle list what `recommend` does, for sessions of 1 to 9 events.
+
+    All are asked together, in order, and each alone, its newest event first. One command is unknown to training.
+    """
+    number = pl.int_range(pl.len()).over("session_id")
+    events = events.filter(number <= pl.col("session_id").str.slice(1).cast(pl.Int64) % 9)
+    events = events.with_columns(pl.col("item_id").replace("command 03", "unknown to training"))
+    for path in ("fused", "ensemble"):
+        bundle = Bundle.open(folder, path)
+        requests = requests_of(events, list(bundle.transform.raw))
+        assert {1, bundle.transform.max_length, 9} <= {len(r["timestamp"]) for r in requests}
+        for remove in (False, True):
+            expected = offline_answers(run, events, k, "remove" if remove else "keep")
+            together = bundle.recommend(requests, k, remove_seen=remove)
+            turned = [{name: values[::-1] for name, values in request.items()} for request in requests]
+            alone = [bundle.recommend([request], k, remove_seen=remove)[0] for request in turned]
+            for wanted, request, *found in zip(expected, requests, together, alone, strict=True):
+                assert not remove or not set(wanted.items) & set(request["item_id"])
+                for answer in found:
+                    assert answer.items == wanted.items
+                    assert difference(answer, wanted, bundle.manifest["tolerance"]) is None
+                    np.testing.assert_allclose(answer.probabilities, wanted.probabilities, rtol=1e-3, atol=1e-6)

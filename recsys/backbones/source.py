@@ -155,7 +155,7 @@ def read_model(
         device: where quantised weights are made.
 
     Raises:
-        ConfigError: there are no weights, or they misshape a parameter.
+        ConfigError: there are no weights, or they misshape a parameter, or there is none to quantise.
     """
     logging.disable_progress_bar()
     config = _read_config(source)
@@ -171,6 +171,8 @@ def read_model(
         raise ConfigError(f"{_where(source)}: no weights that transformers can read ({one_line(error)})") from error
     for name, found, wanted in sorted(info["mismatched_keys"]):
         raise ConfigError(f"{_where(source)}: '{name}' is {list(found)}, the backbone's {list(wanted)}")
+    if quantization is not None and all(parameter.is_floating_point() for parameter in model.parameters()):
+        raise ConfigError(f"{_where(source)}: has no linear layer to quantise; set model.peft.quantization to none")
     return model, set(info["missing_keys"])
 
 

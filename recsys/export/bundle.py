@@ -25,6 +25,8 @@ TOLERANCE = 1e-4
 """Scores of onnxruntime and of PyTorch differ by at most so much, or so much times the score where that is above 1."""
 INT8_TOLERANCE = 0.02
 """The same between two machines with 8-bit weights, whose kernels round differently."""
+LEAST_LENGTH = 3
+"""Of a run: `torch.export` takes a length of 1 for fixed, and so one that can be 2 at most."""
 _NEEDED = ("onnx", "onnxruntime", "onnxscript")
 _NO_RULE = shutil.ignore_patterns("report.json")  # which names folders of the machine that cleaned
 
@@ -72,8 +74,8 @@ def export(run: Path | str, out: Path | str, *, int8: bool = False, overwrite: b
 
     Raises:
         ConfigError: the extra `serve` is not installed.
-        RunError: the run is unfinished, of a kind that cannot be served this way, or adapts a pretrained model whose
-            adapters are not merged; or what was exported answers otherwise.
+        RunError: the run is unfinished, of a kind that cannot be served this way, or leaves a pretrained model outside
+            of it (`peft_ext.merge` takes it in); or what was exported answers otherwise.
         InputError: `out` exists.
     """
     require_extra()
@@ -95,13 +97,19 @@ def require_extra() -> None:
 
 
 def require_exportable(run: RunDirectory) -> None:
-    """Raise RunError for a run that cannot be served as ONNX graphs; names its kind."""
+    """Raise RunError for a run that cannot be served as ONNX graphs; says why not."""
     config = run.load_config()
     if config.kind != "recommender":
         raise RunError(f"{run.path}: runs of kind '{config.kind}' cannot be exported; 'recommender' can")
     if config.model.peft.freezes:
         fix = f"python -m peft_ext.merge --run {run.path} --out MERGED, then export that"
-        raise RunError(f"{run.path}: '{config.model.peft.method}' adapts a pretrained model; first {fix}")
+        method = config.model.peft.method
+        raise RunError(f"{run.path}: '{method}' leaves a pretrained model outside of the run; first {fix}")
+    if config.model.max_length < LEAST_LENGTH:
+        raise RunError(
+            f"{run.path}: reads the newest {config.model.max_length} events only (model.max_length), of which no graph "
+            f"of any length can be made; train with {LEAST_LENGTH} or more"
+        )
 
 
 def _write(run: LoadedRun, folder: Path, out: Path, int8: bool) -> Exported:

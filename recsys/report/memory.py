@@ -8,6 +8,10 @@ from recsys.report.blocks import Cell, Section, Table, count, percent
 from recsys.report.contents import Contents
 
 PARTS = {"weights": "Weights", "gradients": "Gradients", "optimizer": "Optimizer", "activations": "Activations"}
+ADAPTERS = {
+    "adapters": "Numbers in the adapters",
+    "adapters_by_formula": "By the formula, r (d + k) summed over targets",
+}
 _LEAD = (
     "Planned from shapes alone, for a batch of the first step's {sequences} sequences of {events} events, and measured "
     "in that step: weights, gradients and optimizer are the tensors that were there, activations what was kept for the "
@@ -19,8 +23,7 @@ def memory_section(contents: Contents) -> Section:
     """Share of trained parameters, and each part's bytes, planned and measured."""
     key, title, memory = "memory", "Memory of training", contents.memory
     if memory is None:
-        missing = "memory.json is missing: the run was trained before it was measured, or is not finished."
-        return Section(key, title, missing=missing)
+        return Section(key, title, missing=_why_missing(contents))
     measured, planned = memory["measured"], memory.get("planned") or {}
     rows = [
         [Cell(name), _size(planned.get(part)), _size(measured.get(part)), Cell(_off(planned, measured, part))]
@@ -29,6 +32,7 @@ def memory_section(contents: Contents) -> Section:
     facts = [
         [Cell("Parameters"), Cell(count(memory["parameters"]), memory["parameters"])],
         [Cell("Trained"), _share(memory["trainable"], memory["parameters"])],
+        *([Cell(name), _number(measured[part])] for part, name in ADAPTERS.items() if part in measured),
         [Cell("Device"), Cell(str(memory.get("device", "")))],
     ]
     facts += [[Cell(name), _size(size)] for name, size in _peaks(measured).items()]
@@ -46,6 +50,17 @@ def memory_section(contents: Contents) -> Section:
         ],
         notes=notes,
     )
+
+
+def _why_missing(contents: Contents) -> str:
+    merged = (contents.environment or {}).get("merged")
+    if isinstance(merged, dict):
+        return f"This run was merged, not trained: the memory of training stands in the report of {merged.get('run')}."
+    return "memory.json is missing: the run was trained before it was measured, or is not finished."
+
+
+def _number(value: int) -> Cell:
+    return Cell(count(value), value)
 
 
 def _size(value: int | None) -> Cell:

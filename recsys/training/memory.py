@@ -11,7 +11,14 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from peft_ext.activations import Saved, count_saved, on_meta
-from peft_ext.memory import Memory, measured_gradients, measured_optimizer, measured_weights
+from peft_ext.memory import (
+    Memory,
+    adapter_numbers,
+    count_parameters,
+    measured_gradients,
+    measured_optimizer,
+    measured_weights,
+)
 from recsys.config import RunConfig
 from recsys.errors import ConfigError
 from recsys.recommender import Recommender
@@ -100,19 +107,28 @@ class MemoryRecord(TrainerCallback):
         gpu = torch.cuda.is_available()
         # The system's highest figure lags behind by some pages.
         highest = max(round(peak_memory_gb() * 1e9), self.measured["resident_at_start"])
-        measured = {**self.measured, "resident_peak": highest}
+        measured = {**self.measured, "resident_peak": highest, **self._adapters()}
         if gpu:
             measured["peak"] = torch.cuda.max_memory_allocated()
         plan, reason = self._plan(self.sample, gpu)
         return {
             "device": torch.cuda.get_device_name() if gpu else "cpu",
             "first_batch": {"sequences": self.sample.sequences, "events": self.sample.events},
-            "parameters": sum(p.numel() for p in self.model.parameters()) if plan is None else plan.parameters,
+            "parameters": count_parameters(self.model),
             "trainable": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "measured": measured,
             "planned": None if plan is None else planned_figures(plan),
             **({"not_planned": reason} if reason else {}),
         }
+
+    def _adapters(self) -> dict[str, int]:
+        """How many numbers the adapters hold, and how many their formula says; nothing where there are none."""
+        peft = self.config.model.peft
+        if not peft.adapts:
+            return {}
+        body: Any = self.model.backbone.model
+        found, formula = adapter_numbers(body, peft.r, peft.method == "dora")
+        return {"adapters": found, "adapters_by_formula": formula}
 
     def _plan(self, sample: Sample, gpu: bool) -> tuple[Memory | None, str]:
         """The plan, or why there is none: a pass that looks at values cannot be planned, and training goes on."""

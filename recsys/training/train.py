@@ -15,6 +15,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
+from recsys.backbones.source import fingerprint
 from recsys.build import attach_text, build_masking, build_model, settle, validation_masking
 from recsys.config import RunConfig, TrainingConfig
 from recsys.data.collate import Collator, Masking
@@ -130,6 +131,9 @@ def _require_same(run: RunDirectory, config: RunConfig, schema: Schema, dataset:
         raise RunError(f"{run.path}: cannot resume on {dataset}: {differences[0]}")
     if run.data_hash() != dataset_fingerprint(dataset):
         raise RunError(f"{run.path}: cannot resume: the files of {dataset} have changed since it started")
+    base, noted = config.model.backbone.pretrained, run.read_json(run.environment_file).get("base")
+    if base is not None and (noted or {}).get("sha256") != fingerprint(base):
+        raise RunError(f"{run.path}: cannot resume: {base} has other weights than when it started; put those back")
 
 
 def _first_difference(theirs: Any, ours: Any, path: str = "") -> str | None:

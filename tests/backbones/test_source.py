@@ -119,3 +119,14 @@ def test_a_folder_without_weights_is_refused(folder: Path) -> None:
         fingerprint(str(folder))
     with pytest.raises(ConfigError, match="no weights that transformers can read"):
         read_model(str(folder), {}, {})
+
+
+def test_a_model_in_which_nothing_is_quantised_is_refused(folder: Path) -> None:
+    from transformers import BitsAndBytesConfig
+
+    whole = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
+    model, _ = read_model(str(folder), read_architecture(str(folder)), {}, quantization=whole)
+    assert any(p.dtype == torch.int8 for p in model.parameters())
+    nothing = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0, llm_int8_skip_modules=["layers"])
+    with pytest.raises(ConfigError, match=r"no linear layer to quantise; set model\.peft\.quantization to none$"):
+        read_model(str(folder), read_architecture(str(folder)), {}, quantization=nothing)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from recsys.errors import ConfigError, InputError, RunError
 from recsys.export import Exported, export
 from recsys.export import bundle as module
 from recsys.export.to_onnx import LEAST_BYTES
-from recsys.inference import recommend
+from recsys.inference import load, recommend
 from recsys.run_directory import RunDirectory
 from recsys.serving import require_onnxruntime
 from recsys.serving.bundle import Bundle
@@ -24,7 +25,7 @@ from recsys.serving.graphs import Graph
 from recsys.serving.integrity import MANIFEST, external_files, read_manifest, seal, sha256_of
 from recsys.serving.verify import GOLDEN, verify
 from tests.shared_bundle import shared_bundle
-from tests.tiny_bundle import make_rich_events
+from tests.tiny_bundle import expect_offline_answers, make_rich_events
 from tests.tiny_run import make_config, make_events, make_log_run, make_run
 
 SMALL = {"backbone": {"name": "sasrec", "hidden_size": 8, "num_layers": 1, "num_heads": 2}}
@@ -59,28 +60,9 @@ def copy(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
-def requests_of(events: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
-    sessions = events.partition_by("session_id", maintain_order=True)
-    return [{name: session[name].to_list() for name in names} for session in sessions]
-
-
-@pytest.mark.parametrize("path", ["fused", "ensemble"])
-@pytest.mark.parametrize("remove", [False, True])
-def test_answers_are_those_of_recommend(run: Path, folder: Path, path: Any, remove: bool) -> None:
-    events, bundle = make_rich_events(sessions=12), Bundle.open(folder, path)
-    events = events.with_columns(pl.col("item_id").replace("command 03", "unknown to training"))
-    lists = recommend(run, events, k=20, seen="remove" if remove else "keep")
-    requests = requests_of(events, list(bundle.transform.raw))
-    assert max(len(r["timestamp"]) for r in requests) > 6
-    together = bundle.recommend(requests, 20, remove_seen=remove)
-    for session, answer, request in zip(lists.partition_by("session_id"), together, requests, strict=True):
-        assert answer.items == session["item_id"].to_list()
-        np.testing.assert_allclose(answer.scores, session["score"], rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(answer.probabilities, session["probability"], rtol=1e-3, atol=1e-6)
-        assert not remove or not set(answer.items) & set(request["item_id"])
-        alone = bundle.recommend([request], 20, remove_seen=remove)[0]
-        assert alone.items == answer.items
-        np.testing.assert_allclose(alone.scores, answer.scores, rtol=1e-5, atol=1e-5)
+def test_answers_are_those_of_recommend(run: Path, folder: Path) -> None:
+    """Of LLaMA; tests/export/test_backbones.py has the others."""
+    expect_offline_answers(run, folder, make_rich_events(sessions=18))
 
 
 def test_each_session_gets_its_k_and_bad_requests_one_line(folder: Path) -> None:
@@ -203,7 +185,7 @@ def test_runs_that_cannot_be_exported_are_refused_by_name(
     for update, message in (
         ({"kind": "cad"}, "runs of kind 'cad' cannot be exported; 'recommender' can"),
         ({"model": config.model.model_copy(update={"peft": config.model.peft.model_copy(update={"method": "qlora"})})},
-         "'qlora' adapts a pretrained model; first python -m peft_ext.merge --run"),
+         "'qlora' leaves a pretrained model outside of the run; first python -m peft_ext.merge --run"),
     ):  # fmt: skip
         changed = config.model_copy(update=update)
         monkeypatch.setattr(RunDirectory, "load_config", lambda self, changed=changed: changed)
@@ -211,6 +193,45 @@ def test_runs_that_cannot_be_exported_are_refused_by_name(
             export(small, tmp_path / "b")
         assert message in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_runs_of_too_few_events_are_refused(length: int, tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_events(sessions=12), make_config(max_length=length, **SMALL))[1]
+    with pytest.raises(RunError, match=rf"reads the newest {length} events only .*; train with 3 or more"):
+        export(run, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_commit_stands_in_the_manifest(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "checkout"
+    file = root / "recsys" / "export" / "bundle.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("first")
+    monkeypatch.setattr(module, "__file__", str(file))
+
+    def git(*arguments: str) -> str:
+        own = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        done = subprocess.run(["git", "-C", root, *own, *arguments], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def noted() -> object:
+        folder = tmp_path / "empty"
+        folder.mkdir(exist_ok=True)
+        return module._manifest(load(small, device="cpu"), folder, {}, {}, None)["git_commit"]
+
+    assert noted() is None  # no checkout
+    git("init")
+    assert noted() is None  # no commit yet
+    git("add", ".")
+    git("commit", "-m", "first")
+    commit = git("rev-parse", "HEAD")
+    (root / "untracked").touch()
+    assert len(commit) == 40 and noted() == commit
+    file.write_text("second")
+    assert noted() == f"{commit}+"
+    monkeypatch.setattr(module.shutil, "which", lambda _: None)
+    assert noted() is None  # no git
 
 
 def test_nothing_is_left_where_an_export_fails(

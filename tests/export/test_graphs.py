@@ -19,23 +19,12 @@ from recsys.nn.time import TimeGapEmbedding
 from recsys.recommender import Recommender
 from recsys.schema import Column, Kind, Schema, Scope
 from recsys.serving.graphs import Graph
-from tests.tiny_bundle import SIZES, make_rich_config, make_rich_run
+from tests.tiny_backbones import BACKBONES, HEADS
+from tests.tiny_bundle import make_rich_config, make_rich_run
 from tests.tiny_run import make_config, make_events, make_run
 
 TOLERANCE = 2e-5
 """Scores of onnxruntime and PyTorch differ by at most so much times the larger of 1 and the score."""
-HEADS = {"num_heads": 2, "intermediate_size": 16, **SIZES}
-FIRST = {  # the issue names these
-    "llama": {"backbone": {"name": "llama", **HEADS}, "bias": True},
-    "mixtral": {"backbone": {"name": "mixtral", **HEADS, "num_experts": 4}},
-    "bert": {"backbone": {"name": "bert", **HEADS}, "masking": "mlm"},
-    "t5": {"backbone": {"name": "t5", **HEADS}, "masking": "replaced"},
-    "sasrec": {"backbone": {"name": "sasrec", **HEADS}, "tied": True},
-    "ligr": {"backbone": {"name": "ligr", **HEADS}, "similarity": "cosine", "temperature": 0.05},
-    "hstu": {"backbone": {"name": "hstu", "num_heads": 2, **SIZES}, "learn_temperature": True, "temperature": 0.5},
-    "gru": {"backbone": {"name": "gru", "hidden_size": 8, "num_layers": 2}, "masking": "causal_last"},
-    "repeats": {"backbone": {"name": "sasrec", **HEADS}, "repeat_bias": True, "temperature": 0.5, "bias": True},
-}
 FURTHER = {
     "gpt2": {"backbone": {"name": "gpt2", **HEADS}},
     "qwen3": {"backbone": {"name": "qwen3", **HEADS}},
@@ -105,10 +94,10 @@ def expect_lists(found: dict[str, np.ndarray], scores: Tensor, gone: Sequence[se
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in (*FIRST, *FURTHER)]
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in (*BACKBONES, *FURTHER)]
 )
 def test_ranks_as_pytorch_does(name: str, tmp_path: Path) -> None:
-    model = model_of(tmp_path, {**FIRST, **FURTHER}[name])
+    model = model_of(tmp_path, {**BACKBONES, **FURTHER}[name])
     reserved = 3
     feeds = [make_feeds(model, *sizes) for sizes in BATCHES]
     expected = [plain_scores(model, f) for f in feeds]

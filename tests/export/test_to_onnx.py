@@ -43,6 +43,18 @@ def test_weights_are_stored_once_and_the_graphs_still_compute(tmp_path: Path) ->
     assert all(external_files((tmp_path / f"{name}.onnx").read_bytes()) == {WEIGHTS} for name in models)
 
 
+def test_an_input_that_both_halves_read_is_one_input(tmp_path: Path) -> None:
+    second = product("y", "product", LARGE.T.copy())
+    second.graph.input.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", 64]))
+    second.graph.node.append(helper.make_node("Sub", ["product", "x"], ["z"]))
+    second.graph.output[0].name = "z"
+    both = merged(product("x", "y", LARGE), second, "y")
+    assert [i.name for i in both.graph.input] == ["x"]
+    save_all({"both": both}, tmp_path)
+    given = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
+    np.testing.assert_allclose(run(tmp_path / "both.onnx", given), given @ LARGE @ LARGE.T - given, rtol=1e-4)
+
+
 def test_offsets_are_aligned_and_small_tensors_stay(tmp_path: Path) -> None:
     odd = np.ones((65, 1), dtype=np.float32)
     tensors = [onnx.numpy_helper.from_array(v, n) for n, v in (("a", odd), ("b", odd + 1), ("c", odd[:3]))]

@@ -1,9 +1,12 @@
 """A merged run is an ordinary one with the same scores, whatever its backbone was held in."""
 
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,9 +14,10 @@ from transformers import AutoModel
 
 from peft_ext.adapt import Adapters, PeftError, adapt
 from peft_ext.adapters import adapter_state, merge_
-from peft_ext.merge import difference, main, merge
+from peft_ext.merge import difference, main, merge, tolerance
 from peft_ext.quantise import configuration, weight_of
-from recsys.errors import InputError, RunError
+from recsys.config import PeftConfig
+from recsys.errors import InputError, RunError, SchemaError
 from recsys.evaluation import evaluate
 from recsys.inference import load
 from recsys.training import train
@@ -126,6 +130,83 @@ def test_what_cannot_be_merged_is_refused(bases, data, tmp_path, capsys) -> None
     with pytest.raises(InputError, match="exists already"):
         merge(adapted.path, plain.path)
     assert "difference" not in merge(adapted.path, tmp_path / "merged", compare=False)
+
+
+@pytest.fixture(scope="module")
+def adapted(bases, data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with adapters, in float32."""
+    peft = {"method": "lora", "compute_dtype": "float32"}
+    return train(data, config_of("llama", bases("llama"), peft, max_steps=1), tmp_path_factory.mktemp("run") / "r").path
+
+
+def emptied(data: Path, copy: Path, *splits: str) -> Path:
+    """A copy of a dataset in which those splits have files without a row, as ETL writes them."""
+    shutil.copytree(data, copy, ignore=shutil.ignore_patterns(".cache"))
+    for name in splits:
+        for file in (copy / name).glob("*.parquet"):
+            pl.read_parquet(file).clear().write_parquet(file)
+    return copy
+
+
+def test_histories_are_of_the_first_split_that_has_some(adapted: Path, data: Path, tmp_path: Path) -> None:
+    without = emptied(data, tmp_path / "data", "test")
+    sizes = {name: pl.read_parquet(without / name / "*.parquet").height for name in ("test", "val", "train")}
+    assert sizes["test"] == 0 and len(set(sizes.values())) == 3
+    found = merge(adapted, tmp_path / "merged", without)["difference"]
+    assert found["histories"] == sizes["val"]
+    shutil.rmtree(without / "val")
+    shutil.rmtree(without / "test")
+    assert merge(adapted, tmp_path / "again", without)["difference"]["histories"] == sizes["train"]
+    nothing = emptied(data, tmp_path / "nothing", "test", "val", "train")
+    with pytest.raises(InputError, match=r"nothing: no sequence to compare scores on; .* or --unchecked$"):
+        merge(adapted, tmp_path / "third", nothing)
+    assert not (tmp_path / "third").exists()
+
+
+def test_histories_of_another_vocabulary_are_refused(adapted: Path, data: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(data, tmp_path / "other", ignore=shutil.ignore_patterns(".cache"))
+    schema = json.loads((other / "schema.json").read_text())
+    next(c for c in schema["columns"] if c["name"] == "item_id")["vocabulary_sha256"] = "0" * 64
+    (other / "schema.json").write_text(json.dumps(schema))
+    with pytest.raises(SchemaError, match=r"other: column 'item_id' has another vocabulary than the run"):
+        merge(adapted, tmp_path / "merged", other)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_scores_further_apart_than_tolerated_are_said(adapted: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    assert main(["--run", str(adapted), "--out", str(tmp_path / "near")]) == 0
+    assert "note:" not in capsys.readouterr().err
+    module = sys.modules["peft_ext.merge"]
+    real = module._scores
+
+    def moved(model: torch.nn.Module, histories: object) -> torch.Tensor:
+        scores = real(model, histories)
+        return scores if "lora_" in " ".join(model.state_dict()) else scores + 0.05 * scores.std()
+
+    monkeypatch.setattr(module, "_scores", moved)
+    assert main(["--run", str(adapted), "--out", str(tmp_path / "far")]) == 0  # the merged run itself is right
+    said = capsys.readouterr().err
+    assert re.search(r"^note: .*far: scores differ by [\d.]+ of their spread .*, more than the 0\.01 .* float32", said)
+    kept = json.loads((tmp_path / "far" / "environment.json").read_text())["merged"]
+    assert kept["tolerance"] == 0.01 and kept["difference"]["mean"] > 0.01 * kept["difference"]["spread"]
+
+
+def test_the_tolerance_goes_by_type_and_kind() -> None:
+    def limit(**peft: object) -> float:
+        return tolerance(PeftConfig.model_validate({"method": "qlora", **peft}))
+
+    assert limit(compute_dtype="float32") == limit(compute_dtype="float32", quantization="fp4") == 0.01
+    assert limit(compute_dtype="bfloat16") == limit(compute_dtype="float16") == 0.05
+    assert limit(compute_dtype="float32", quantization="int8") == limit(quantization="int8") == 0.1
+
+
+def test_it_is_merged_on_the_cpu(adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a GPU is, a dequantised base in float32 may not fit the card that it was trained on."""
+    devices = []
+    inference = sys.modules["recsys.inference"]
+    monkeypatch.setattr(inference, "load", lambda path, device=None: (devices.append(device), load(path, "cpu"))[1])
+    merge(adapted, tmp_path / "merged")
+    assert devices == ["cpu", "cpu"]
 
 
 def test_a_difference_is_measured_on_what_it_says() -> None:

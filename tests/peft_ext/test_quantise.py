@@ -90,17 +90,60 @@ def test_a_layer_computes_with_its_dequantised_weight_before_and_after_an_evalua
     assert torch.equal(layer.weight.data, before)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "mixtral", "bert", "t5", "gpt2"])
 @pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
-def test_a_model_is_quantised_in_place_as_it_is_while_it_is_read(kind: str, bases) -> None:
+def test_a_model_is_quantised_in_place_as_it_is_while_it_is_read(kind: str, architecture: str, bases) -> None:
+    """GPT-2's layers hold their weight the other way round; T5's `wo` stays as it is."""
     settings = configuration(kind, True, torch.bfloat16, CPU)
-    read = AutoModel.from_pretrained(bases("llama"), quantization_config=settings, dtype=torch.bfloat16)
-    model = AutoModel.from_pretrained(bases("llama"), dtype=torch.bfloat16)
+    read = AutoModel.from_pretrained(bases(architecture), quantization_config=settings, dtype=torch.bfloat16)
+    model = AutoModel.from_pretrained(bases(architecture), dtype=torch.bfloat16)
     quantise_(model, settings)
     expected, found = read.state_dict(), model.state_dict()
     assert {n for n in found if "weight_format" not in n} == {n for n in expected if "weight_format" not in n}
     assert any(tensor.dtype in (torch.uint8, torch.int8) for tensor in found.values())
     for name, tensor in found.items():
-        assert torch.equal(tensor, expected[name]), name
+        assert torch.equal(tensor, expected[name]) and tensor.dtype == expected[name].dtype, name
+    assert described(model) == described(read)
+    dequantise_(model)
+    plain = AutoModel.from_pretrained(bases(architecture), dtype=torch.float32)
+    assert {n: t.shape for n, t in model.state_dict().items()} == {n: t.shape for n, t in plain.state_dict().items()}
+
+
+def described(model: nn.Module) -> dict[str, tuple[object, ...]]:
+    """What its quantised layers are made of."""
+    return {
+        name: (type(layer), layer.in_features, layer.out_features, layer.source_cls, threshold(layer))
+        for name, layer in model.named_modules()
+        if hasattr(layer, "source_cls")
+    }
+
+
+def threshold(layer: nn.Module) -> float | None:
+    state = getattr(layer, "state", None)
+    return None if state is None else state.threshold
+
+
+def test_a_model_in_which_nothing_can_be_quantised_is_refused() -> None:
+    with pytest.raises(PeftError, match="^quantization: this model has no linear layer .*; set quantization to none$"):
+        quantise_(nn.Sequential(nn.LayerNorm(4), nn.Conv1d(4, 4, 1)), configuration("nf4", True, torch.float32, CPU))
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("read", [True, False], ids=["read", "in_place"])
+def test_what_a_row_gives_does_not_depend_on_those_beside_it(kind: str, read: bool, bases) -> None:
+    """bitsandbytes would take int8 columns with a number above 6 anywhere in the batch out of the product."""
+    settings, options = configuration(kind, True, torch.float32, CPU), {}
+    if read:
+        options["quantization_config"] = settings
+    model = AutoModel.from_pretrained(bases("llama"), dtype=torch.float32, **options)
+    if not read:
+        quantise_(model, settings)
+    quantise.keep_packing_(model)
+    layer = model.layers[0].mlp.up_proj
+    torch.manual_seed(3)
+    row, loud = torch.randn(1, 64), torch.randn(1, 64) * 20
+    with torch.no_grad():
+        torch.testing.assert_close(layer(torch.cat([row, loud]))[:1], layer(row), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

@@ -115,6 +115,47 @@ def test_a_killed_run_goes_on_exactly(bases, data, tmp_path, monkeypatch: pytest
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
 
+def test_a_run_does_not_go_on_with_another_base(bases, data, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first checkpoint there are no weights yet that would name theirs."""
+    base = shutil.copytree(bases("llama"), tmp_path / "base")
+    for method in ("lora", "none"):
+        config, out = config_of("llama", base, {"method": method}), tmp_path / method
+        with monkeypatch.context() as patch:
+            patch.setattr(SequenceTrainer, "compute_loss", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                train(data, config, out)
+        assert not list(out.rglob("checkpoint-*"))
+    save_model("llama", base, seed=6)
+    for method in ("lora", "none"):
+        config, out = config_of("llama", base, {"method": method}), tmp_path / method
+        with pytest.raises(RunError, match=rf"{method}: cannot resume: .*base has other weights than when it started"):
+            train(data, config, out, resume=True)
+    shutil.copyfile(bases("llama") / "model.safetensors", base / "model.safetensors")
+    assert train(data, config, out, resume=True).weights.is_file()
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral", "bert"])
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_scores_do_not_depend_on_the_batch_and_the_padding(quantization: str, kind: str, bases, data) -> None:
+    peft = {"method": "qlora", "quantization": quantization, "compute_dtype": "float32"}
+    model = load_parts(data, config_of(kind, bases(kind), peft)).model.eval().backbone
+    torch.manual_seed(1)
+    vectors, lengths = torch.randn(3, 6, 64), torch.tensor([4, 6, 2])
+    vectors[1] *= 30  # numbers far above the 6 at which bitsandbytes would single out columns
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    with torch.no_grad():
+        together = model(vectors, lengths)
+        for row, length in enumerate(lengths.tolist()):
+            alone = model(vectors[row : row + 1, :length], lengths[row : row + 1])[0]
+            torch.testing.assert_close(together[row, :length], alone, rtol=1e-3, atol=1e-3)
+
+
 def test_accumulated_batches_are_one_large_batch(bases, data, tmp_path) -> None:
     """Losses are summed and divided by the labels of the whole step, however it is cut."""
     peft = {"method": "lora", "dropout": 0.0, "compute_dtype": "float32"}

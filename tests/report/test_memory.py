@@ -69,6 +69,24 @@ def test_a_card_has_its_own_peak(make_run: Callable[..., Path]) -> None:
     assert not any("esident" in name for name in facts)
 
 
+def test_adapters_stand_beside_their_formula(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    measured = {**MEMORY["measured"], "adapters": 12_345, "adapters_by_formula": 12_346}
+    facts = rows(section(run, {**MEMORY, "measured": measured}), 1)
+    assert facts["Numbers in the adapters"] == ["12,345"]
+    assert facts["By the formula, r (d + k) summed over targets"] == ["12,346"]
+    assert not any("ormula" in name or "dapters" in name for name in rows(section(run, MEMORY), 1))
+
+
+def test_a_merged_run_says_where_its_memory_is(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    file = run / "environment.json"
+    values = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps({**values, "merged": {"run": "runs/lora", "method": "lora"}}))
+    missing = memory_section(read_contents(run)).missing
+    assert "merged, not trained" in missing and "runs/lora" in missing and "before it was measured" not in missing
+
+
 def test_what_is_missing_is_said(make_run: Callable[..., Path]) -> None:
     run = make_run()
     assert "memory.json is missing" in memory_section(read_contents(run)).missing

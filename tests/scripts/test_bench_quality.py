@@ -102,6 +102,20 @@ def test_ours_and_the_peer_end_in_one_table(sequences, tmp_path, monkeypatch, ca
     assert found["RecTools 1.2.3 SASRec"]["recall@10"] == 0.5
     assert "| ring | 2 |" in capsys.readouterr().out
     peer.write_text("raise SystemExit(3)")
+    capsys.readouterr()
     assert bench.main(flags) in (None, 0)  # nothing is trained again
+    assert "trained" not in capsys.readouterr().err
     assert bench.main([*flags, "--minutes", "5"]) not in (None, 0)
     assert "ended with 3" in capsys.readouterr().err
+    # The same settings on another table: every run is trained again, ours and the peer's.
+    lines = lzma.decompress(sequences.read_bytes()).decode().replace("i14", "i0")
+    sequences.write_bytes(lzma.compress(lines.encode()))
+    assert bench.main(flags) not in (None, 0)
+    printed = capsys.readouterr().err
+    assert printed.count("trained again, since it was made from another dataset") == 2
+    assert "trained again, since flags or data are others" in printed and "ended with 3" in printed
+    peer.write_text(PEER)
+    assert bench.main(flags) in (None, 0)
+    assert json.loads(figures.read_text())["ring"]["recall@10_seeds"] != found["ring"]["recall@10_seeds"]
+    peer.write_text("raise SystemExit(3)")
+    assert bench.main(flags) in (None, 0)

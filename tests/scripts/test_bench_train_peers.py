@@ -153,12 +153,16 @@ def test_the_command_writes_the_published_names(tmp_path, monkeypatch, capsys):
     peer = harness.Tool("peer", tmp_path / "train_peer.py", Path(sys.executable), "7")
     monkeypatch.setattr(harness, "peer_environment", lambda folder: [peer])
     monkeypatch.setattr(harness, "HERE", tmp_path)
+    monkeypatch.setattr(
+        bench_train, "measure_naive", lambda users, seconds: {"speedup_vs_naive_len50": users + seconds}
+    )
     out = tmp_path / "figures.json"
     arguments = ["--peers", "--peers-env", str(tmp_path / "env"), "--users", "60", "--seconds", "1", "--json", str(out)]
     assert bench_train.main(arguments) in (None, 0)
     figures = json.loads(out.read_text())
     assert figures["speedup_vs_best_peer_len50"] == figures["speedup_vs_best_peer_len200"] == 2.5
     assert figures["peak_memory_ratio_vs_best_peer"] == 1.0 and figures["peer_version"] == "7"
+    assert figures["speedup_vs_naive_len50"] == 61, "the naive way is measured in the same run"
     assert "2.5x at length 50" in capsys.readouterr().out
 
 

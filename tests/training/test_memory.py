@@ -14,7 +14,7 @@ from recsys.etl import preprocess
 from recsys.training import memory as memory_module
 from recsys.training import train
 from recsys.training.memory_plan import Planner, Sample, distinct_values, plan_step, sample_of
-from tests.peft_ext.cases import config_of, save_data, save_model
+from tests.peft_ext.cases import SHAPES, config_of, save_data, save_model
 from tests.tiny_run import make_commands, make_config, make_events
 
 EXACT = ("weights", "gradients", "optimizer")
@@ -44,7 +44,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bases")
-    save_model("llama", root / "llama")
+    for kind in SHAPES:
+        save_model(kind, root / kind)
     save_data(root / "data")
     return root
 
@@ -110,6 +111,61 @@ def test_an_adapted_run_holds_what_was_planned(peft: dict[str, Any], bases: Path
     planner = Planner(bases / "data", asked)
     again = planner.plan(asked, gpu=False)
     assert (again.all_weights, again.gradients, again.optimizer) == tuple(found["planned"][part] for part in EXACT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "quantization"),
+    [*((kind, held) for kind in ("qwen3", "mixtral", "bert", "t5") for held in ("none", "nf4")), ("gpt2", "int8")],
+)
+def test_other_backbones_adapted_hold_what_was_planned(
+    kind: str, quantization: str, bases: Path, tmp_path: Path
+) -> None:
+    peft = {"method": "lora" if quantization == "none" else "qlora", "quantization": quantization, "r": 4}
+    asked = config_of(kind, bases / kind, peft, max_steps=1)
+    found = record(train(bases / "data", asked, tmp_path / "run").path)
+    check(found)
+    assert found["parameters"] == found["planned"]["parameters"]
+    assert 0 < found["measured"]["adapters"] == found["measured"]["adapters_by_formula"] < found["trainable"]
+
+
+def test_adapters_are_counted_beside_the_formula(bases: Path, tmp_path: Path) -> None:
+    """r (d + k), summed over the targets; DoRA has d more of each, an expert its own."""
+    queries, gates = 2 * 4 * (64 + 64), 2 * 4 * (128 + 64)
+    experts = 2 * 4 * 4 * ((64 + 2 * 128) + (64 + 128))
+    cases = {
+        "llama": ({"method": "lora", "target_modules": ["q_proj", "gate_proj"]}, queries + gates),
+        "qwen3": ({"method": "dora", "target_modules": ["q_proj"]}, queries + 2 * 64),
+        "mixtral": (
+            {"method": "lora", "target_modules": ["q_proj"], "adapt_experts": True, "dropout": 0.0},
+            queries + experts,
+        ),
+        "gpt2": ({"method": "dora", "target_modules": ["c_fc"]}, 2 * 4 * (256 + 64) + 2 * 256),
+    }
+    for kind, (peft, expected) in cases.items():
+        asked = config_of(kind, bases / kind, {**peft, "r": 4}, max_steps=1)
+        measured = record(train(bases / "data", asked, tmp_path / kind).path)["measured"]
+        assert (measured["adapters"], measured["adapters_by_formula"]) == (expected, expected), kind
+    frozen = train(
+        bases / "data", config_of("llama", bases / "llama", {"method": "frozen"}, max_steps=1), tmp_path / "f"
+    )
+    assert "adapters" not in record(frozen.path)["measured"]
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_quantised_run_without_a_plan_has_the_same_share(
+    quantization: str, bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four-bit weights are packed, two numbers in a byte."""
+    asked = config_of("llama", bases / "llama", {"method": "qlora", "quantization": quantization}, max_steps=1)
+    planned = record(train(bases / "data", asked, tmp_path / "planned").path)
+    monkeypatch.setattr(memory_module, "plan_step", refuse)
+    found = record(train(bases / "data", asked, tmp_path / "run").path)
+    assert found["planned"] is None
+    assert found["parameters"] == planned["planned"]["parameters"] and found["trainable"] == planned["trainable"]
+
+
+def refuse(*_: object) -> None:
+    raise ConfigError("memory of training: the pass cannot be planned: no")
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -184,9 +240,6 @@ def test_recording_changes_nothing_and_leaves_no_hook(
 def test_a_pass_that_cannot_be_planned_is_trained_and_said(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise ConfigError("memory of training: the pass cannot be planned: no")
-
     monkeypatch.setattr(memory_module, "plan_step", refuse)
     found = record(train(data, config("gru"), tmp_path / "run").path)
     assert found["planned"] is None and "cannot be planned" in found["not_planned"]
