@@ -118,16 +118,20 @@ class CatalogueHead(nn.Module):
     ) -> LossOutput:
         """Loss over hidden states ``[P, H]`` with target ids ``[P]``; its count is P, or the sum of the weights."""
         hidden = self._scaled(self.dropout(hidden))
-        weights = None
-        if self.class_weights is not None:
-            check_targets(targets, self.reserved, len(self.class_weights))
-            weights = self.class_weights[targets]
+        weights = self.label_weights(targets)
         if self.training and isinstance(self.loss_function, SampledLoss):
             return self._sampled_loss(self.loss_function, hidden, targets, embedding, weights)
         full = self.loss_function if self.full_loss is None else self.full_loss
         more = {} if self.repeats is None else {"additions": self.additions(history)}
         output: LossOutput = full(hidden, self._compared(self.table(embedding)), targets, self.bias, weights, **more)
         return output
+
+    def label_weights(self, targets: Tensor) -> Tensor | None:
+        """Class weights ``[P]`` of target ids ``[P]``, where the head has any."""
+        if self.class_weights is None:
+            return None
+        check_targets(targets, self.reserved, len(self.class_weights))
+        return self.class_weights[targets.to(self.class_weights.device)]
 
     def scores(self, hidden: Tensor, embedding: Tensor | None = None, history: Tensor | None = None) -> Tensor:
         """Logits ``[P, V]`` of hidden states ``[P, H]``; reserved ids are -inf."""

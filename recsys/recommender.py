@@ -20,6 +20,9 @@ from recsys.nn.repeats import histories
 EVENTS = "events"
 """Key of the number of events among the counts of labels."""
 
+WEIGHTS = ".weights"
+"""Behind a head's name, the key of the sum of its labels' class weights; no head has a dot in its name."""
+
 BASE = "base"
 """Key, beside the tensors of a model that adapts a pretrained one, of the SHA-256 of that one's weights."""
 
@@ -78,12 +81,12 @@ class Recommender(nn.Module):
         self.detector = detector
 
     def forward(self, batch: Mapping[str, Tensor], counts: Mapping[str, float] | None = None) -> RecommenderOutput:
-        """Loss of a batch: the sum over heads of ``weight * (loss sum / count)``.
+        """Loss of a batch: the sum over heads of ``weight * (loss sum / count)``, as `LossOutput` counts.
 
         Args:
             batch: ``inputs.* [B, T]``, lengths ``[B]``, ``labels.<head>.positions [P]`` and ``.targets [P]``, and what
                 the masking hides.
-            counts: label counts to normalise by (over accumulation and ranks); those of the batch by default.
+            counts: `label_counts` to normalise by, summed over accumulation and ranks; those of the batch by default.
         """
         batch = batch if isinstance(batch, Batch) else Batch(batch)
         hidden = self.hidden(batch).flatten(0, 1)  # [B * T, H]
@@ -94,13 +97,12 @@ class Recommender(nn.Module):
             positions, targets = batch.labels(name)
             context = self.head_context(batch.inputs[name], positions) if name == self.item else ()
             output = head.loss(hidden.index_select(0, positions), targets, *context)  # type: ignore[operator]
-            count = output.count if counts is None else torch.as_tensor(counts[name], device=hidden.device)
-            count = count.clamp(min=1)
+            count = output.count if counts is None else torch.as_tensor(counts[self.count_name(name)]).to(output.count)
+            count = torch.where(count > 0, count, 1)  # a sum of weights may be any positive number
             if self.task_weights is None:
                 total = total + self.weights[name] * output.sum / count
             else:
-                labels = output.count if counts is None else len(targets)
-                total = total + self.task_weights(name, output.sum / count, labels / count)
+                total = total + self.task_weights(name, output.sum / count, output.count / count)
             sums[name], seen[name] = output.sum.detach(), output.count.detach()
         extra = getattr(self.backbone, "extra_loss", None)  # a mean over events, of the pass that the heads read
         if extra is not None:
@@ -117,9 +119,21 @@ class Recommender(nn.Module):
         return RecommenderOutput(total, sums, seen)
 
     def label_counts(self, batch: Batch) -> dict[str, float]:
-        """How many labels each head has in a batch, and how many events it has, for `counts` of `forward`."""
-        events = float(batch.lengths.sum())
-        return {**{name: float(batch.num_labels(name)) for name in self.heads}, EVENTS: events}
+        """How many labels each head has in a batch, and how many events it has, for `counts` of `forward`.
+
+        Of a head with class weights also their sum over its labels, which its loss is divided by.
+        """
+        counts = {name: float(batch.num_labels(name)) for name in self.heads}
+        for name, head in self.heads.items():
+            weights = head.label_weights(batch.labels(name)[1]) if isinstance(head, CatalogueHead) else None
+            if weights is not None:
+                counts[f"{name}{WEIGHTS}"] = float(weights.sum())
+        return {**counts, EVENTS: float(batch.lengths.sum())}
+
+    def count_name(self, name: str) -> str:
+        """Key of what a head's loss is divided by among `label_counts`."""
+        weighted = getattr(self.heads[name], "class_weights", None) is not None
+        return f"{name}{WEIGHTS}" if weighted else name
 
     def hidden(self, batch: Batch) -> Tensor:
         """Hidden states ``[B, T, H]`` of a masked batch; what stands past a sequence's length is undefined.

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from recsys.data.batch import Batch
 from recsys.data.collate import Collator
 from recsys.data.windows import evaluation_windows
 from recsys.errors import TrainingError
 from recsys.nn.masking import causal
+from recsys.recommender import Recommender
 from tests.data.models import make_model
 from tests.data.sequences import make_dataset
 
@@ -66,6 +68,70 @@ def test_loss_is_the_weighted_sum_of_the_heads_means():
     assert float(output.loss) == pytest.approx(expected, rel=1e-5)
     halved = model(batch, counts={name: 2 * float(count) for name, count in output.counts.items()})
     assert float(halved.loss) == pytest.approx(expected / 2, rel=1e-5)
+
+
+def weighted(weights: list[float], task_weights: str = "fixed") -> Recommender:
+    """A model without dropout, in double precision, with class weights of its second head."""
+    loss = {"name": "cross_entropy", "class_weights": weights}
+    head = {"column": "classification", "weight": 0.5, "loss": loss}
+    return make_model(auxiliary=[head], loss={"name": "cross_entropy"}, task_weights=task_weights).double().eval()
+
+
+def doubled(batch: Batch) -> Batch:
+    return batch.with_tensors({name: t.double() for name, t in batch.items() if t.is_floating_point()})
+
+
+def gradients(model: Recommender, batches: list[Batch]) -> tuple[float, list[torch.Tensor]]:
+    """Loss and gradients of a step over batches, with the counts of all of them as the trainer gives them."""
+    found = [model.label_counts(batch) for batch in batches]
+    counts = {name: sum(each[name] for each in found) for name in found[0]}
+    losses = [model(batch, counts).loss for batch in batches]
+    total = torch.stack(losses).sum()
+    return float(total.detach()), list(torch.autograd.grad(total, list(model.parameters())))
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_class_weights_are_weighed_as_torch_weighs_them(counted):
+    weights = [0.02, 0.3, 0.001, 0.1]  # of which no batch has a sum of 1
+    model = weighted(weights)
+    batch = doubled(make_batch(list(model.heads), (3, 3)))
+    hidden = model.hidden(batch).flatten(0, 1)
+    expected = 0.0
+    for name, weight, classes in (("item_id", 1.0, None), ("classification", 0.5, torch.tensor(weights).double())):
+        positions, targets = batch.labels(name)
+        logits = hidden[positions] @ model.heads[name].weight.T[:, 3:]
+        expected += weight * float(functional.cross_entropy(logits, targets - 3, classes).detach())
+    found = model(batch, model.label_counts(batch) if counted else None)
+    assert float(found.loss.detach()) == pytest.approx(expected, rel=1e-6)
+    assert float(found.counts["classification"]) < 1
+
+
+@pytest.mark.parametrize("task_weights", ["fixed", "uncertainty"])
+@pytest.mark.parametrize("scale", [10.0, 0.01])
+def test_class_weights_that_are_all_alike_change_nothing(scale, task_weights):
+    plain, model = weighted([1.0] * 4, task_weights), weighted([scale] * 4, task_weights)
+    batch = doubled(make_batch(list(model.heads)))
+    for (loss, mine), (wanted, theirs) in [
+        (gradients(model, [batch]), gradients(plain, [batch])),
+        (gradients(model, [batch, batch]), gradients(plain, [batch])),
+    ]:
+        assert loss == pytest.approx(wanted, rel=1e-6)
+        for a, b in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("task_weights", ["fixed", "uncertainty"])
+def test_several_small_batches_are_one_large_batch(task_weights):
+    model = weighted([0.5, 4.0, 0.0, 1.0], task_weights)
+    data = make_dataset([6, 3, 9, 2])
+    windows, collate = evaluation_windows(data, 16, "all"), Collator(data, list(model.heads), causal)
+    whole = doubled(collate(windows))
+    parts = [doubled(collate(windows[np.array(rows)])) for rows in ([0], [1, 2], [3])]
+    (loss, mine), (wanted, theirs) = gradients(model, parts), gradients(model, [whole])
+    assert loss == pytest.approx(wanted, rel=1e-6)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)
+    assert wanted == pytest.approx(float(model(whole).loss.detach()), rel=1e-6)
 
 
 def test_gradients_reach_every_parameter():

@@ -10,8 +10,9 @@ from recsys.build.inputs import TEXT, attach_text, build_inputs
 from recsys.build.losses import build_catalogue_loss
 from recsys.build.masking import build_detector, build_masking, positions_of, require_fit, validation_masking
 from recsys.config import ModelConfig
+from recsys.nn.masking import RULES
 from recsys.recommender import Recommender
-from recsys.schema import Schema
+from recsys.schema import Kind, Schema
 
 __all__ = [
     "TEXT",
@@ -47,13 +48,18 @@ def build_model(
         counts: how often each id of a column of the events occurs in train, for class weights and negatives.
     """
     config, item = settle(config), schema.item()
-    if pretrained is None and TEXT in schema:
+    if pretrained is None and TEXT in schema and schema[TEXT].kind is Kind.PRETRAINED:
         pretrained = torch.zeros(item.num_ids(), schema[TEXT].dimension or 0)
     # Heads are drawn before the rest: a seed's weights stay what they were.
     heads, weights = build_heads(config, schema, items, counts)
     inputs = build_inputs(config, schema, items, pretrained)
     backbone = build_backbone(
-        config.backbone, positions_of(config), config.masking == "permutation", config.peft, start_pretrained
+        config.backbone,
+        positions_of(config),
+        config.masking == "permutation",
+        config.peft,
+        start_pretrained,
+        is_causal=RULES[config.masking].every_position,
     )
     require_fit(config, backbone)
     return Recommender(

@@ -29,6 +29,7 @@ def build_backbone(
     permutation: bool = False,
     peft: PeftConfig | None = None,
     start_pretrained: bool = False,
+    is_causal: bool = True,
 ) -> Backbone:
     """The module from ``([B, T, H], lengths [B])`` to ``[B, T, H]``, with fresh weights unless told otherwise.
 
@@ -38,6 +39,7 @@ def build_backbone(
         permutation: whether it is trained with permutation LM.
         peft: what is trained in place of pretrained weights, which are then always read.
         start_pretrained: read the weights that `pretrained` names, if it does.
+        is_causal: what `auto` is taken for on the meta device, where there are no numbers to try it with.
     """
     peft = peft or PeftConfig()
     adapters.require_base(config, peft)
@@ -63,20 +65,23 @@ def build_backbone(
             return GRU(**own)
         case _:
             if config.pretrained is None or not (start_pretrained or peft.freezes):
-                return _wrap(_fresh(config, max_length), config, max_length, permutation)
+                return _wrap(_fresh(config, max_length), config, max_length, permutation, is_causal)
             model, missing = _pretrained(config, max_length, peft)
-            backbone = _wrap(model, config, max_length, permutation)
+            backbone = _wrap(model, config, max_length, permutation, is_causal)
             source.require_complete(model, missing, config.pretrained)
             adapters.freeze(backbone, config, peft)
             return backbone
 
 
-def _wrap(model: PreTrainedModel, config: BackboneConfig, max_length: int, permutation: bool) -> Backbone:
+def _wrap(
+    model: PreTrainedModel, config: BackboneConfig, max_length: int, permutation: bool, is_causal: bool
+) -> Backbone:
     """A model of `transformers` as ours."""
     drop = config.residual_dropout
     match config.name:
         case "auto":
-            return Transformer(model, max_length=max_length, is_causal=probe(model, max(2, max_length)))
+            causal = is_causal if model.device.type == "meta" else probe(model, max(2, max_length))
+            return Transformer(model, max_length=max_length, is_causal=causal)
         case "mixtral":
             return Mixtral(model, max_length=max_length, residual_dropout=drop, router_loss=config.router_loss)
         case "t5":

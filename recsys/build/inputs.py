@@ -27,6 +27,7 @@ from recsys.nn.time import TimeGapEmbedding, cyclic_table
 from recsys.schema import HOUR, WEEKDAY, Column, Kind, Schema, Scope, Tag
 
 TEXT = "text"  # name of the column and stream of pretrained vectors
+CLOCK = (HOUR, WEEKDAY)  # classes that may be read as places on a circle
 
 
 class _Columns(NamedTuple):
@@ -43,9 +44,18 @@ class _Columns(NamedTuple):
 
 
 def attach_text(config: InputsConfig, schema: Schema) -> tuple[Schema, Tensor | None]:
-    """Read the text table that the configuration names, and add its column to the schema."""
+    """Read the text table that the configuration names, and add its column to the schema.
+
+    Raises:
+        ConfigError: the data have another column of that name. One of raw text, which no model reads, gives way.
+    """
     if config.text_table is None:
         return schema, None
+    if TEXT in schema and schema[TEXT].kind not in (Kind.TEXT, Kind.PRETRAINED):
+        raise ConfigError(
+            f"model.inputs.text_table: the data have a column '{TEXT}', which is the name of the table's stream; "
+            "rename it in the data"
+        )
     item = schema.item()
     table = load_table(Path(config.text_table), item.num_ids(), item.first_id, item.vocabulary_sha256)
     column = Column(name=TEXT, kind=Kind.PRETRAINED, scope=Scope.ITEM, dtype="float32", dimension=table.shape[1])
@@ -71,8 +81,9 @@ def build_inputs(config: ModelConfig, schema: Schema, items: pl.DataFrame, pretr
     gaps = {name: _gap(inputs, name) for name in columns.gaps}
     lists = {c.name: BagEmbedding(c.num_ids(), size) for c in columns.lists}
     continuous = _build_continuous(inputs, len(columns.continuous))
+    _check_names(columns, text is not None)
     if inputs.direct:
-        _check_direct(config, columns, text)
+        _check_direct(inputs, columns, text)
     ids = [torch.from_numpy(items.get_column(c.name).to_numpy().astype("int64")) for c in columns.attributes]
     return SequenceInputs(
         item=columns.item.name,
@@ -96,7 +107,17 @@ def build_inputs(config: ModelConfig, schema: Schema, items: pl.DataFrame, pretr
     )
 
 
-def _check_direct(config: ModelConfig, columns: _Columns, text: PretrainedTable | None) -> None:
+def _check_names(columns: _Columns, text: bool) -> None:
+    """Raise ConfigError where a column is called as a stream that is no column's and that there is too."""
+    several = (columns.attributes, columns.bags, columns.lists, columns.categorical)
+    names = {*(column.name for part in several for column in part), *columns.gaps}
+    for name, there, what in ((CONTINUOUS, columns.continuous, "all numbers"), (PRETRAINED, text, "text vectors")):
+        if there and name in names:
+            fix = "rename it in the data, or leave it out of model.inputs.streams"
+            raise ConfigError(f"model.inputs: column '{name}' is called as the stream of {what}; {fix}")
+
+
+def _check_direct(inputs: InputsConfig, columns: _Columns, text: PretrainedTable | None) -> None:
     """Raise ConfigError where streams cannot enter the backbone as they are."""
     if columns.continuous:
         names = ", ".join(columns.continuous)
@@ -104,7 +125,13 @@ def _check_direct(config: ModelConfig, columns: _Columns, text: PretrainedTable 
             f"model.inputs.direct: streams of ids alone, but '{names}' is numbers; name streams without it, or read "
             f"seconds as model.inputs.gaps"
         )
-    if text is not None and config.inputs.text_use == "frozen":
+    for column in (*columns.attributes, *columns.categorical):
+        if inputs.clock == "sin_cos" and column.name in CLOCK:
+            raise ConfigError(
+                f"model.inputs.direct: '{column.name}' is places on a circle, of a width of their own; "
+                "set clock to embedding"
+            )
+    if text is not None and inputs.text_use == "frozen":
         raise ConfigError("model.inputs.direct: the text's width is its own; set text_use to projected or initialiser")
 
 
@@ -211,7 +238,7 @@ def _build_continuous(config: InputsConfig, num_columns: int) -> nn.Module | Non
 
 
 def _embedding(config: InputsConfig, column: Column) -> nn.Module:
-    if config.clock == "sin_cos" and column.name in (HOUR, WEEKDAY):
+    if config.clock == "sin_cos" and column.name in CLOCK:
         return PretrainedTable(cyclic_table(column.num_ids(), column.first_id))
     return id_embedding(column.num_ids(), config.embedding_size)
 

@@ -51,11 +51,18 @@ def quantization(peft: PeftConfig) -> Any:
 
 
 def quantise(model: Any, quantization: Any) -> None:
-    """Quantise a model that has been read, where it will compute; None leaves it as it is."""
+    """Quantise a model that has been read, where it will compute; None leaves it as it is.
+
+    Raises:
+        ConfigError: nothing of it can be quantised.
+    """
     if quantization is not None:
         from peft_ext import adapt as extension
 
-        extension.quantise_(model.to(place()), quantization)
+        try:
+            extension.quantise_(model.to(place()), quantization)
+        except extension.PeftError as error:
+            raise ConfigError(f"model.peft: {error}") from error
 
 
 def adapters_of(peft: PeftConfig) -> Any:

@@ -12,11 +12,10 @@ from peft_ext.memory import Quantised
 from recsys.build import peft as adapters
 from recsys.build.backbones import settle
 from recsys.build.heads import ColumnCounts
-from recsys.build.inputs import TEXT
 from recsys.config import ModelConfig, PeftConfig
 from recsys.errors import ConfigError
 from recsys.recommender import Recommender
-from recsys.schema import Schema
+from recsys.schema import Kind, Schema
 
 
 def build_planned(
@@ -24,7 +23,8 @@ def build_planned(
 ) -> tuple[Recommender, Quantised | None]:
     """A recommender on the meta device, frozen and adapted as `model.peft` says, and its weights of 4 or 8 bits.
 
-    Neither pretrained weights nor bitsandbytes are needed: what will be quantised has plain weights here.
+    Neither pretrained weights nor bitsandbytes are needed: what will be quantised has plain weights here. Whether a
+    backbone of `auto` is causal is measured, which takes numbers; here it is taken to be what the masking needs.
 
     Args:
         config: the `model` section.
@@ -39,7 +39,7 @@ def build_planned(
     config = settle(config)
     untrained = {"backbone": config.backbone.model_copy(update={"pretrained": None}), "peft": PeftConfig()}
     if config.inputs.text_use == "initialiser":  # no stream, and there are no numbers to start from
-        schema = Schema(columns=[column for column in schema.columns if column.name != TEXT])
+        schema = Schema(columns=[column for column in schema.columns if column.kind is not Kind.PRETRAINED])
     with torch.device("meta"):
         model = build_model(config.model_copy(update=untrained), schema, items, counts=counts)
         model.to("meta")  # tables of the data, and what some architectures make in memory whatever the device

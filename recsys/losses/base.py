@@ -71,9 +71,11 @@ class CatalogueLoss(nn.Module, ABC):
     """Base of the losses over a catalogue; a subclass gives `curve`, the loss as a function of -log p.
 
     chunk_size: logits in one chunk (positions times items); at least 64 positions are taken at a time.
-    dtype: "float32" or "bfloat16", the type of the three matrix products; the softmax and everything that
-        is accumulated stay in float32 (float64 where the inputs are float64). With "bfloat16" on a GPU,
-        `cut-cross-entropy` takes the engine's place where it is installed.
+    dtype: "float32" or "bfloat16", the type of the three matrix products. With "bfloat16" a chunk's logits, their
+        exponentials and each position's sum of them are rounded to it too, since to keep that sum in float32 makes
+        a step a tenth slower on a CPU; what follows from the sum, and what is accumulated over chunks, is float32
+        (float64 where the inputs are float64). With "bfloat16" on a GPU, `cut-cross-entropy` takes the engine's
+        place where it is installed.
     ignore_rows: this many first rows of the table (the reserved ids) are left out of the softmax.
     """
 
@@ -143,7 +145,7 @@ class CatalogueLoss(nn.Module, ABC):
         enabled = torch.is_grad_enabled()
         ids, values = (None, None) if additions is None else additions
         settings = Settings(
-            rows=max(MIN_CHUNK_ROWS, self.chunk_size // (table.shape[0] - self.ignore_rows)),
+            rows=max(MIN_CHUNK_ROWS, self.chunk_size // max(1, table.shape[0] - self.ignore_rows)),
             smoothing=self.label_smoothing,
             bf16=self.dtype == "bfloat16",
             ignore_rows=self.ignore_rows,

@@ -16,7 +16,10 @@ def check_inputs(
     weights: Tensor | None,
     ignore_rows: int,
 ) -> None:
-    """Raise InputError where the arguments of a catalogue loss do not fit together."""
+    """Raise InputError where the arguments of a loss over rows of a table do not fit together.
+
+    A table without rows fits no targets: a sample of the rows for a batch without labels has none.
+    """
     if hidden.dim() != 2 or table.dim() != 2 or hidden.shape[1] != table.shape[1]:
         raise InputError(f"hidden {list(hidden.shape)}, table {list(table.shape)} must be [P, D], [V, D]")
     if targets.shape != hidden.shape[:1] or targets.dtype != torch.int64:
@@ -27,7 +30,7 @@ def check_inputs(
         raise InputError(f"weights {list(weights.shape)} must be {list(targets.shape)}, one value a target")
     if weights is not None and weights.requires_grad:
         raise InputError("weights must be constants; pass weights.detach()")
-    if ignore_rows >= table.shape[0]:
+    if 0 < table.shape[0] <= ignore_rows:
         raise InputError(f"ignore_rows ({ignore_rows}) leaves no row of a table of {table.shape[0]}")
     check_targets(targets, ignore_rows, table.shape[0])
 

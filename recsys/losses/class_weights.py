@@ -29,7 +29,10 @@ def inverse_frequency(counts: Tensor, first_id: int) -> Tensor:
 
 
 def given_weights(values: Sequence[float], column: str, num_ids: int, first_id: int) -> Tensor:
-    """Weights ``[V]`` by id from a list of one value a class, in id order; ConfigError where the number differs."""
+    """Weights ``[V]`` by id from a list of one value a class, in id order; ConfigError where the number differs.
+
+    The loss is divided by the sum of its labels' weights, so that only their ratios matter.
+    """
     if len(values) != num_ids - first_id:
         raise ConfigError(f"class_weights: {len(values)} values for the {num_ids - first_id} classes of '{column}'")
     if not any(value > 0 for value in values):

@@ -50,8 +50,7 @@ class InfoNCE(SampledSoftmax):
         hidden: ``[P, D]``; rows: ``[V', D]``; targets: ``[P]``; row_ids: ``[V']``; negatives: ``[K]`` places among
         this rank's rows that stand against all positions (of all ranks), None: all of them.
         """
-        if len(rows):  # a rank without labels has none, and must not leave the others waiting
-            check_inputs(hidden, rows, targets, bias, weights, 0)
+        check_inputs(hidden, rows, targets, bias, weights, 0)
         if negatives is not None:
             check_sample(rows, row_ids, targets, negatives, log_counts)
         if self.cross_rank and _num_ranks() > 1:

@@ -120,7 +120,7 @@ class SequenceTrainer(Trainer):
             torch.distributed.all_reduce(total)
             counts = total.tolist()
         self.cost["label_positions"] += counts[heads.index(self.model.item)]
-        self._item_count += counts[heads.index(self.model.item)]
+        self._item_count += counts[heads.index(self.model.count_name(self.model.item))]
         return batches, dict(zip(heads, counts, strict=True))
 
     def compute_loss(
@@ -192,7 +192,7 @@ class SequenceTrainer(Trainer):
         total = torch.stack(self._item_sums).double().sum() if self._item_sums else torch.zeros(())
         if self.args.world_size > 1:
             torch.distributed.all_reduce(total)
-        mean = float(total) / max(self._item_count, 1.0)
+        mean = float(total) / (self._item_count or 1.0)
         self._item_sums, self._item_count = [], 0.0
         return mean
 

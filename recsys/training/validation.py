@@ -48,7 +48,7 @@ class Validator:
         assert isinstance(head, CatalogueHead)
         collate = Collator(self.dataset, [model.item], self.masking, unknown_targets=True)
         device = next(model.parameters()).device
-        sums = torch.zeros(5, dtype=torch.float64)  # loss, known targets, recall, ndcg, targets
+        sums = torch.zeros(5, dtype=torch.float64)  # loss, labels or their weights, recall, ndcg, targets
         training = model.training
         model.eval()
         for _, batch in iterate(collate, windows, self.batch_size):
@@ -64,7 +64,7 @@ class Validator:
             sums += torch.tensor(
                 [
                     float(loss.sum),
-                    float(known.sum()),
+                    float(loss.count),
                     recall_at_k(ranking, 10).sum(),
                     ndcg_at_k(ranking, 10).sum(),
                     len(ranking),
@@ -75,9 +75,9 @@ class Validator:
         if ranks > 1:
             sums = sums.to(device)
             torch.distributed.all_reduce(sums)
-        loss_sum, known_count, recall, ndcg, count = sums.tolist()
+        loss_sum, loss_count, recall, ndcg, count = sums.tolist()
         return {
-            "loss": loss_sum / max(known_count, 1.0),
+            "loss": loss_sum / (loss_count or 1.0),
             "recall@10": recall / max(count, 1.0),
             "ndcg@10": ndcg / max(count, 1.0),
         }

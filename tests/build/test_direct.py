@@ -6,6 +6,7 @@ import torch
 from recsys.build import build_model
 from recsys.config import ModelConfig, parse
 from recsys.errors import ConfigError
+from recsys.schema import Column, Kind, Schema
 from tests.data.models import TINY
 from tests.data.sequences import make_items, make_schema
 
@@ -54,3 +55,21 @@ def test_a_frozen_text_is_refused():
     schema = make_schema()
     with pytest.raises(ConfigError, match="projected or initialiser"):
         build_model(config, schema, make_items(), torch.randn(schema.item().num_ids(), 7))
+
+
+@pytest.mark.parametrize("name", ["hour", "weekday"])
+def test_a_clock_of_circles_is_refused(name):
+    clock = Column(name=name, kind=Kind.CATEGORICAL, cardinality=10)
+    schema = Schema(columns=[*make_schema().columns, clock])
+
+    def vectors(**inputs):
+        values = {**TINY, "inputs": {**DIRECT, **inputs}, "auxiliary": []}
+        columns = {"item_id": torch.tensor([[3, 4]]), "cat": torch.tensor([[3, 3]]), name: torch.tensor([[3, 9]])}
+        return build_model(parse(ModelConfig, values, "test"), schema, make_items()).inputs(columns)
+
+    with pytest.raises(
+        ConfigError, match=rf"direct: '{name}' is places on a circle.*; set clock to embedding"
+    ) as caught:
+        vectors(streams=["cat", name], clock="sin_cos")
+    assert "\n" not in str(caught.value)
+    assert vectors(streams=["cat", name]).shape == vectors(streams=["cat"], clock="sin_cos").shape == (1, 2, 16)

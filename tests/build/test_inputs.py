@@ -202,3 +202,74 @@ def test_lists_of_events_and_one_value_a_sequence():
     assert not {"tags", "country"} & set(inputs.event_categorical) and "age" not in inputs.event_continuous
     left_out = build(schema, streams=["cat"])
     assert left_out.context is None and not left_out.event_bags
+
+
+def as_stream(name: str, part: str) -> Schema:
+    """A column of the name, in one of the parts that a column can play."""
+    parts = {
+        "event": Column(name=name, kind=Kind.CATEGORICAL, cardinality=5),
+        "list": Column(name=name, kind=Kind.CATEGORICAL, cardinality=5, multi_valued=True),
+        "attribute": Column(name=name, kind=Kind.CATEGORICAL, scope=Scope.ITEM, cardinality=5),
+        "context": Column(name=name, kind=Kind.CATEGORICAL, cardinality=5, tags=[Tag.CONTEXT]),
+        "gap": Column(name=name, kind=Kind.CONTINUOUS),
+    }
+    return Schema(columns=[*make_schema().columns, parts[part]])
+
+
+def with_values(name: str) -> pl.DataFrame:
+    return make_items().with_columns(pl.lit(3, dtype=pl.Int32).alias(name))
+
+
+@pytest.mark.parametrize("part", ["event", "list", "attribute", "gap"])
+@pytest.mark.parametrize("name", ["continuous", "pretrained"])
+def test_a_column_called_as_a_stream_that_there_is_too_is_refused(name, part):
+    both = {"gaps": {name: {}}} if part == "gap" else {}
+    schema, items = as_stream(name, part), with_values(name)
+    text = text_table() if name == "pretrained" else None
+    with pytest.raises(
+        ConfigError, match=rf"model\.inputs: column '{name}' is called as the stream of .*; rename it in"
+    ):
+        build(schema, items, text, **both)
+    alone = ["cat", name] if name == "continuous" else None  # without numbers; without a text table
+    built = build(schema, items, streams=alone, **both)
+    assert name in built.projections and len(built.projections) == (3 if alone else 5)
+
+
+def test_context_and_numbers_may_be_called_as_a_stream():
+    for name in ("continuous", "pretrained"):
+        assert name in build(as_stream(name, "context"), None, text_table()).context.tables
+        assert name in build(as_stream(name, "gap"), None, text_table()).event_continuous
+
+
+@pytest.mark.parametrize("part", ["event", "list", "attribute", "context", "gap"])
+def test_a_column_called_text_is_a_stream_unless_there_is_a_table(part, tmp_path):
+    np.save(tmp_path / "text.npy", text_table().numpy())
+    schema = as_stream("text", part)
+    config = parse(ModelConfig, {"inputs": {"text_table": str(tmp_path / "text.npy")}}, "test")
+    with pytest.raises(
+        ConfigError, match="text_table: the data have a column 'text'.*; rename it in the data"
+    ) as caught:
+        attach_text(config.inputs, schema)
+    assert "\n" not in str(caught.value)
+    built = build(schema, with_values("text"), gaps={"text": {}} if part == "gap" else {})
+    assert built.pretrained is None
+    assert "text" in (built.context.tables if part == "context" else built.projections)
+
+
+def test_a_table_is_attached_again_to_the_schema_of_a_run(tmp_path):
+    np.save(tmp_path / "text.npy", text_table().numpy())
+    config = parse(ModelConfig, {"inputs": {"text_table": str(tmp_path / "text.npy")}}, "test")
+    schema, _ = attach_text(config.inputs, make_schema())
+    assert attach_text(config.inputs, schema)[0] == schema
+
+
+def test_a_column_of_raw_text_may_be_called_text(tmp_path):
+    schema = with_column(name="text", kind=Kind.TEXT, scope=Scope.ITEM)
+    assert build(schema).pretrained is None
+    with pytest.raises(ConfigError, match="column 'text' is text"):
+        build(schema, streams=["text"])
+    np.save(tmp_path / "text.npy", text_table().numpy())
+    config = parse(ModelConfig, {"inputs": {"text_table": str(tmp_path / "text.npy")}}, "test")
+    attached, vectors = attach_text(config.inputs, schema)
+    assert attached["text"].kind is Kind.PRETRAINED
+    assert "pretrained" in build(attached, None, vectors, streams=["text"]).projections

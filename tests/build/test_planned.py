@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from recsys.build import build_model
+from recsys.build import build_model, settle
 from recsys.build.planned import build_planned
-from recsys.config import ModelConfig
+from recsys.config import BackboneConfig, ModelConfig
 from recsys.errors import ConfigError
 from recsys.schema import Column, Kind, Schema, Scope
+from tests.backbones.cases import GPT_NEOX
 from tests.data.sequences import make_items, make_schema
 from tests.peft_ext.cases import SHAPES, save_model
 
@@ -60,6 +61,22 @@ def test_neither_weights_nor_memory_are_needed() -> None:
     assert quantised is not None and len(quantised.names) == 14
     frozen = sum(p.numel() for p in planned.backbone.parameters() if not p.requires_grad)
     assert frozen == 2 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096) + 4096
+
+
+ROBERTA = {"model_type": "roberta", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+ROBERTA |= {"intermediate_size": 24, "max_position_embeddings": 20}
+
+
+@pytest.mark.parametrize(("architecture", "masking"), [(GPT_NEOX, "causal"), (ROBERTA, "mlm")])
+def test_another_architecture_is_planned_as_it_is_built(architecture: dict, masking: str) -> None:
+    """What `auto` names is tried out with numbers, and a plan has none."""
+    asked = config("gru", {}).model_copy(update={"masking": masking})
+    asked.backbone = BackboneConfig(name="auto", architecture=architecture)
+    real = build_model(settle(asked), make_schema(), make_items())
+    planned, quantised = build_planned(asked, make_schema(), make_items())
+    assert described(planned) == described(real) and quantised is None
+    assert planned.backbone.is_causal is real.backbone.is_causal is (masking == "causal")
+    assert {t.device.type for t in (*planned.parameters(), *planned.buffers())} == {"meta"}
 
 
 def test_text_that_only_initialises_is_no_stream() -> None:

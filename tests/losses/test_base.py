@@ -108,6 +108,17 @@ def test_arguments_that_do_not_fit_are_named() -> None:
             loss(*arguments)
     with pytest.raises(InputError, match=r"ignore_rows \(6\) leaves no row"):
         Squared(ignore_rows=6)(hidden, table, targets)
+    with pytest.raises(InputError, match="target 4 is out of range"):
+        Squared()(hidden[:1], table[:0], targets[3:])
+
+
+@pytest.mark.parametrize("rows", [0, 6])
+def test_no_positions_are_no_loss(rows: int) -> None:
+    hidden, table = torch.zeros(0, 3, requires_grad=True), torch.zeros(rows, 3, requires_grad=True)
+    out = Squared()(hidden, table, torch.zeros(0, dtype=torch.int64))
+    out.sum.backward()
+    assert out.sum.item() == 0 and out.count.item() == 0
+    assert hidden.grad is not None and table.grad is not None and not table.grad.any()
 
 
 def test_settings_out_of_range_are_named() -> None:

@@ -69,3 +69,13 @@ def test_strided_inputs_and_bfloat16():
     torch.manual_seed(4)
     with torch.autocast("cpu", dtype=torch.bfloat16):  # the caller's types stand
         assert torch.equal(dropped_attention(query, key, value, 0.2), found[0])
+
+
+@pytest.mark.parametrize(("events", "share"), [(64, 1.0), (256, 5 / 8)])
+def test_weights_and_bits_are_kept_up_to_each_blocks_end(events: int, share: float) -> None:
+    """What docs/models.md says of the memory: all pairs in one block, about half of them in many."""
+    inputs = [torch.randn(2, events, 8, requires_grad=True) for _ in range(3)]
+    out = dropped_attention(*inputs, 0.1)
+    kept = [t for t in out.grad_fn.saved_tensors if t.shape[-1] != 8]
+    for dtype in (torch.float32, torch.int16):
+        assert sum(t.numel() for t in kept if t.dtype == dtype) == 2 * events**2 * share

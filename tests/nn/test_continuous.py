@@ -1,5 +1,7 @@
 """Encoders of numbers against their formulas."""
 
+import math
+
 import pytest
 import torch
 
@@ -22,6 +24,27 @@ def test_soft_one_hot_starts_with_bins_at_different_places():
     encoder = SoftOneHot(1, 5, num_bins=5)
     scores = torch.tensor([[-2.0], [0.0], [2.0]]).unsqueeze(-1) * encoder.slope + encoder.offset
     assert scores.squeeze(1).argmax(-1).tolist() == [0, 2, 4]
+
+
+def plain_mlp(encoder: ContinuousMLP, row: list[float]) -> list[float]:
+    """``W2 gelu(W1 x + b1) + b2`` of one timestep in plain loops, gelu(z) = z times the normal distribution at z."""
+    first, second = encoder.hidden, encoder.output
+    hidden = []
+    for weights, bias in zip(first.weight.tolist(), first.bias.tolist(), strict=True):
+        z = bias + sum(w * x for w, x in zip(weights, row, strict=True))
+        hidden.append(z * (1 + math.erf(z / math.sqrt(2))) / 2)
+    outer = zip(second.weight.tolist(), second.bias.tolist(), strict=True)
+    return [bias + sum(w * h for w, h in zip(weights, hidden, strict=True)) for weights, bias in outer]
+
+
+def test_mlp_is_two_maps_with_a_gelu_between_them():
+    torch.manual_seed(0)
+    encoder = ContinuousMLP(3, 5).double()
+    values = 3 * torch.randn(2, 4, 3, dtype=torch.float64)
+    expected = torch.tensor([[plain_mlp(encoder, row) for row in rows] for rows in values.tolist()]).double()
+    torch.testing.assert_close(encoder(values), expected, rtol=1e-6, atol=1e-6)
+    after = torch.nn.Linear(5, 2).double()
+    torch.testing.assert_close(encoder(values, after), expected @ after.weight.T + after.bias, rtol=1e-6, atol=1e-6)
 
 
 def test_mlp_reads_every_column():

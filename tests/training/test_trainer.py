@@ -61,6 +61,21 @@ def test_accumulated_parts_are_the_batch(dataset, tmp_path):
     assert whole.cost["label_positions"] == parts.cost["label_positions"]
 
 
+def test_the_items_own_loss_is_logged_as_a_mean(dataset, tmp_path):
+    """Of a single head it is the loss; class weights that are all alike change nothing, however large."""
+    found = []
+    for weight in (None, 10.0):
+        config = without_dropout(max_steps=6)
+        config.model.auxiliary = []
+        classes = SequenceDataset.load(dataset, "train").schema.item()
+        if weight is not None:
+            config.model.loss.class_weights = [weight] * (classes.num_ids() - classes.first_id)
+        records = [r for r in trained(dataset, config, tmp_path / f"{weight}").state.log_history if "item_loss" in r]
+        assert [r["item_loss"] for r in records] == pytest.approx([r["loss"] for r in records], rel=1e-4)
+        found.append([r["item_loss"] for r in records])
+    assert found[0] == pytest.approx(found[1], rel=1e-3) and len(found[0]) > 0
+
+
 def plain_loop(dataset, config):
     """The same training written out: a loop, AdamW, clipping, linear decay after warm-up."""
     data = SequenceDataset.load(dataset, "train")

@@ -1,3 +1,4 @@
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -75,6 +76,14 @@ def test_figures_are_those_of_each_position_on_its_own(model, data, told):
 
 
 @torch.no_grad()
+def test_the_loss_is_the_weighted_mean(model, data):
+    """Weights that are all alike change nothing, however large."""
+    weighted = deepcopy(model)
+    weighted.heads["item_id"].class_weights = torch.full((len(model.heads["item_id"].weight),), 10.0)
+    with_weights, without = (Validator(data, LENGTH, batch_size=4)(m) for m in (weighted, model))
+    assert with_weights["loss"] == pytest.approx(without["loss"], rel=1e-5)
+
+
 def test_another_masking_gives_other_targets(model, data):
     """Under `final_value` every position of a first window is scored against the window's last event."""
     model.eval()
