@@ -13,6 +13,9 @@ from recsys.nn.pretrained import describe_table
 from recsys.run_directory import RunDirectory, dataset_fingerprint
 from recsys.runtime import environment, sha256_file
 
+USED = ("text_table", "base", "init_from")
+"""Entries of environment.json for what a run reads beside its dataset, each with ``path`` and ``sha256``."""
+
 
 def describe_environment(config: RunConfig, dataset: Path) -> dict[str, Any]:
     """Contents of environment.json: versions, command line, seed, data; text table, first and pretrained weights."""

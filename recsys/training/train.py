@@ -15,7 +15,6 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from recsys.backbones.source import fingerprint
 from recsys.build import attach_text, build_masking, build_model, settle, validation_masking
 from recsys.config import RunConfig, TrainingConfig
 from recsys.data.collate import Collator, Masking
@@ -23,7 +22,7 @@ from recsys.data.dataset import SequenceDataset
 from recsys.errors import ConfigError, InputError, RunError
 from recsys.etl.storage import train_counts
 from recsys.recommender import Recommender
-from recsys.run_directory import RunDirectory, dataset_fingerprint
+from recsys.run_directory import RunDirectory
 from recsys.runtime import atomic_file, atomic_folder
 from recsys.schema import Schema
 from recsys.training import paged
@@ -31,7 +30,7 @@ from recsys.training.batches import BatchStream, plan_run
 from recsys.training.callbacks import EarlyStop, Pacing, Progress, evaluations_since_best, pace_run
 from recsys.training.initial import start_from
 from recsys.training.memory import MemoryRecord
-from recsys.training.records import build_history, describe_environment
+from recsys.training.records import USED, build_history, describe_environment
 from recsys.training.tracking import trackers, tracking
 from recsys.training.trainer import (
     WEIGHTS,
@@ -129,11 +128,14 @@ def _require_same(run: RunDirectory, config: RunConfig, schema: Schema, dataset:
     differences = schema.differences(run.load_schema())
     if differences:
         raise RunError(f"{run.path}: cannot resume on {dataset}: {differences[0]}")
-    if run.data_hash() != dataset_fingerprint(dataset):
+    noted, now = run.read_json(run.environment_file), describe_environment(config, dataset)
+    if run.data_hash() != now["dataset"]["sha256"]:
         raise RunError(f"{run.path}: cannot resume: the files of {dataset} have changed since it started")
-    base, noted = config.model.backbone.pretrained, run.read_json(run.environment_file).get("base")
-    if base is not None and (noted or {}).get("sha256") != fingerprint(base):
-        raise RunError(f"{run.path}: cannot resume: {base} has other weights than when it started; put those back")
+    for name in USED:
+        if name in now and now[name]["sha256"] != noted.get(name, {}).get("sha256"):
+            raise RunError(
+                f"{run.path}: cannot resume: {now[name]['path']} is not what it was when the run started; put that back"
+            )
 
 
 def _first_difference(theirs: Any, ours: Any, path: str = "") -> str | None:

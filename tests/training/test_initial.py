@@ -102,6 +102,12 @@ def test_training_goes_on_from_the_run_and_says_so(grown: Path, tmp_path: Path) 
         torch.testing.assert_close(new[name][: len(old[name])], old[name], rtol=0, atol=1e-5)
     # The run of the new data is a run like any other, and can be gone on from.
     assert train(grown / "extended", run.load_config(), run.path, resume=True).path == run.path
+    weights = grown / "run" / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    with pytest.raises(RunError, match="cannot resume: .*run is not what it was when the run started"):
+        train(grown / "extended", run.load_config(), run.path, resume=True)
+    weights.write_bytes(kept)
 
 
 def fitted(items: str, **more: object) -> Workflow:

@@ -197,6 +197,17 @@ def test_resuming_on_other_data_is_refused(finished, tmp_path):
         train(write_dataset(tmp_path / "other", seed=1), tiny_config(), finished.path, resume=True)
 
 
+def test_resuming_with_another_text_table_at_the_same_place_is_refused(dataset, tmp_path):
+    config, vectors, table = tiny_config(), np.ones((schema().item().num_ids(), 4), np.float32), tmp_path / "text.npy"
+    vectors[: schema().item().first_id] = 0
+    np.save(table, vectors)
+    config.model.inputs.text_table = str(table)
+    run = train(dataset, config, tmp_path / "run")
+    np.save(table, 2 * vectors)
+    with pytest.raises(RunError, match=r"cannot resume: .*text.npy is not what it was when the run started"):
+        train(dataset, config, run.path, resume=True)
+
+
 def test_a_checkpoint_of_another_schema_is_refused_in_one_line(finished, dataset, tmp_path):
     wide = train(write_dataset(tmp_path / "wide", items=21), tiny_config(epochs=1), tmp_path / "wide_run")
     copy = tmp_path / "copy"
