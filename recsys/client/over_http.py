@@ -8,15 +8,12 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import SplitResult, quote
 
 from recsys.client.transport import MOST_BYTES, Failed, Passing, Refused, left_of, plain
 from recsys.errors import one_line
 from recsys.serving import kserve, wire
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 ASKED_AGAIN = {408, 429, 502, 503, 504}
 """Statuses of servers that are busy or starting, and of proxies in front of such ones."""
@@ -160,7 +157,7 @@ class _Pieces(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: "WriteableBuffer") -> int | None:
+    def readinto(self, buffer: Any) -> int | None:
         self._place.settimeout(left_of(self._until))
         return self._received.readinto(buffer)
 
