@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="model repository to write")
     parser.add_argument("--model-version", type=int, default=1, help="number of the version (default: 1)")
     parser.add_argument("--instances", type=int, default=1, help="of each model (default: 1)")
-    parser.add_argument("--threads", type=int, default=1, help="of each instance: sooner alone (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="of each instance, where cores are idle (default: 1)")
     parser.add_argument("--max-batch-size", type=int, default=64, help="sessions that run together (default: 64)")
     parser.add_argument("--queue-delay", type=int, default=0, help="microseconds to wait for a batch (default: 0)")
     parser.add_argument(

@@ -107,8 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and run the server until it is told to end."""
     given = _parser().parse_args(arguments)
     repository = given.repository.absolute()
-    check_repository(repository)
     place = Place(given.host, given.http_port, given.grpc_port, given.metrics_port)
+    if given.probe:
+        _probe(Canary(repository, place))
+        return
+    check_repository(repository)
     admin = _admin(given.admin_key_file)
     server = Server(prepare(given.environment), repository, place, given.log, admin)
     supervisor = Supervisor(server, Canary(repository, place), lambda line: print(line, flush=True))
@@ -138,6 +141,13 @@ def _check(canary: Canary) -> None:
         print(f"{model}: {len(canary.requests)} golden requests have the answers of the export", flush=True)
 
 
+def _probe(canary: Canary) -> None:
+    trouble = canary.check(PATIENCE)
+    if trouble is not None:
+        raise RunError(f"{canary.address}: {trouble.reason}")
+    print(f"{canary.address}: ensemble and fused give the answers of the export")
+
+
 def _admin(file: Path | None) -> str:
     """The key of the admin APIs; one that nobody knows where no file is given."""
     if file is None:
@@ -163,6 +173,9 @@ def _parser() -> argparse.ArgumentParser:
         "--admin-key-file", type=Path, help="holds the value of the header recsys-admin that opens the admin APIs"
     )
     parser.add_argument("--check", action="store_true", help="ask every golden request, then end")
+    parser.add_argument(
+        "--probe", action="store_true", help="start none: ask the one that runs a golden request, as a health check"
+    )
     return parser
 
 

@@ -306,7 +306,7 @@ def _add_serve(commands: Commands) -> None:
     )
     parser.add_argument("--port", type=int, default=8000, help="port (default 8000; 0: any that is free)")
     parser.add_argument("--workers", type=int, default=1, help="requests computed side by side (default 1)")
-    parser.add_argument("--threads", type=int, default=1, help="that compute a request: sooner alone (default 1)")
+    parser.add_argument("--threads", type=int, default=1, help="for each request, where cores are idle (default 1)")
     parser.add_argument(
         "--limit",
         action="append",

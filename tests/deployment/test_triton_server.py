@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 import pytest
 
+from deployment.triton import main
 from deployment.triton_environment import prepare
 from deployment.triton_server import Server
 from recsys.errors import RunError
@@ -101,6 +102,14 @@ def test_the_apis_of_the_administrator_want_their_key(running: Running) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         kserve_grpc.call(f"127.0.0.1:{running.place.grpc}", "RepositoryIndex")
     assert "restricted" in caught.value.details()
+
+
+def test_a_health_check_asks_the_server_that_runs(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--repository", str(running.repository), "--probe", "--http-port"]
+    assert main([*command, str(running.place.http)]) == 0
+    assert "ensemble and fused give the answers of the export" in capsys.readouterr().out
+    assert main([*command, str(running.place.metrics)]) == 2  # something answers there, but no model
+    assert "ensemble: " in capsys.readouterr().err
 
 
 def test_metrics_count_every_model(running: Running) -> None:
