@@ -220,7 +220,7 @@ def why_train(directory: RunDirectory, config: RunConfig, data: Path) -> str | N
         ConfigError: no such architecture.
     """
     from recsys.build import attach_text, settle
-    from recsys.training.records import describe_environment
+    from recsys.training.records import changed_sources, describe_environment
 
     if not all(file.is_file() for file in (directory.metrics_file, directory.history_file, directory.memory_file)):
         return "trained, since no finished run is there"
@@ -228,11 +228,7 @@ def why_train(directory: RunDirectory, config: RunConfig, data: Path) -> str | N
     if directory.load_config().model_dump(mode="json") != wanted.model_dump(mode="json"):
         return "trained again, since its configuration is another"
     attach_text(config.model.inputs, Schema.load(data / "schema.json"))  # says what is missing
-    theirs, ours = (
-        {name: entry["sha256"] for name, entry in noted.items() if isinstance(entry, dict) and "sha256" in entry}
-        for noted in (directory.read_json(directory.environment_file), describe_environment(wanted, data))
-    )
-    changes = [name for name in ours if ours[name] != theirs.get(name)]
+    changes = changed_sources(directory.read_json(directory.environment_file), describe_environment(wanted, data))
     return f"trained again, since it was made from another {' and '.join(changes)}" if changes else None
 
 

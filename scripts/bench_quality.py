@@ -7,8 +7,8 @@
 --sequences: one user a line, `user item item ...` in time order (.txt, .xz or .gz), as Amazon Beauty is handed around.
 The last item of each user is the test, the one before it validation; all items that training knows are ranked, seen
 ones included; ties and unknown items are misses. Every run chooses its epoch on validation. A figure is the mean over
-seeds; its 95 % interval resamples users. CPU minutes of ours
-are those of training steps alone; RecTools' include its validation after each epoch.
+seeds; its 95 % interval resamples users. CPU minutes are those of a seed's training with the validation after each
+epoch, ours and RecTools' alike.
 
 With --peers-env (made as for scripts/bench_train.py) RecTools' SASRec is trained with what its authors publish for
 this table (eSASRec's benchmark: one block, one head, dropout .2, sampled softmax), for at most --minutes of CPU. Width,
@@ -111,7 +111,8 @@ def our_line(name: str, configs: Sequence[RunConfig], data: Path, out: Path) -> 
         directory = run_unless_kept(name, data, config, out / f"{name}-{config.seed}")
         found = pl.read_parquet(directory.path / "predictions.parquet").sort("session_id")
         ranks.append(found["rank_model"].to_numpy())
-        seconds.append(float(directory.read_json(directory.history_file)["cpu_seconds"]))
+        history = directory.read_json(directory.history_file)
+        seconds.append(float(history["cpu_seconds"]) + float(history["validation_cpu_seconds"]))
     return Line(name, ranks, seconds)
 
 

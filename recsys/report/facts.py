@@ -210,7 +210,11 @@ def facts_section(contents: Contents) -> Section:
         facts["Parameters"] = counted(contents.parameters)
     if contents.items is not None:
         facts["Commands with an id"] = counted(sum(name is not None for name in contents.items.names))
-    for key, name in (("seconds", "Training time"), ("cpu_seconds", "CPU time of training")):
+    for key, name in (
+        ("seconds", "Training time"),
+        ("cpu_seconds", "CPU time of training"),
+        ("validation_cpu_seconds", "CPU time of validation"),
+    ):
         if isinstance(history.get(key), int | float):
             facts[name] = Cell(duration(history[key]), history[key])
     rate = history.get("label_positions_per_cpu_second")

@@ -13,9 +13,6 @@ from recsys.nn.pretrained import describe_table
 from recsys.run_directory import RunDirectory, dataset_fingerprint
 from recsys.runtime import environment, sha256_file
 
-USED = ("text_table", "base", "init_from")
-"""Entries of environment.json for what a run reads beside its dataset, each with ``path`` and ``sha256``."""
-
 
 def describe_environment(config: RunConfig, dataset: Path) -> dict[str, Any]:
     """Contents of environment.json: versions, command line, seed, data; text table, first and pretrained weights."""
@@ -34,6 +31,17 @@ def describe_environment(config: RunConfig, dataset: Path) -> dict[str, Any]:
     }
 
 
+def changed_sources(noted: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What a run reads that is not what it was: names of entries with another SHA-256, the dataset's first.
+
+    Args:
+        noted: the run's environment.json.
+        now: `describe_environment` of the same configuration.
+    """
+    sources = [name for name, entry in now.items() if isinstance(entry, dict) and "sha256" in entry]
+    return [name for name in sources if now[name]["sha256"] != noted.get(name, {}).get("sha256")]
+
+
 def build_history(
     log: Sequence[Mapping[str, Any]], best_step: int | None, cost: Mapping[str, float], steps: int
 ) -> dict[str, Any]:
@@ -41,7 +49,8 @@ def build_history(
 
     `loss` of a training record is the weighted sum over heads, averaged over the steps since the record before;
     `item_loss` the item head's mean over label positions; validation `loss` is the item head's too. Costs count
-    training alone, without validation and saving, from the start of the run, restarts included.
+    training alone, without validation and saving, from the start of the run, restarts included; what validation took
+    stands beside them.
     """
     train = [dict(record) for record in log if "loss" in record]
     validation = [
@@ -54,6 +63,7 @@ def build_history(
         "steps": steps,
         "seconds": cost["seconds"],
         "cpu_seconds": cost["cpu_seconds"],
+        "validation_cpu_seconds": sum(record["cpu_seconds"] for record in validation),
         "label_positions": cost["label_positions"],
         "label_positions_per_cpu_second": cost["label_positions"] / max(cost["cpu_seconds"], 1e-9),
     }

@@ -30,7 +30,7 @@ from recsys.training.batches import BatchStream, plan_run
 from recsys.training.callbacks import EarlyStop, Pacing, Progress, evaluations_since_best, pace_run
 from recsys.training.initial import start_from
 from recsys.training.memory import MemoryRecord
-from recsys.training.records import USED, build_history, describe_environment
+from recsys.training.records import build_history, changed_sources, describe_environment
 from recsys.training.tracking import trackers, tracking
 from recsys.training.trainer import (
     WEIGHTS,
@@ -128,14 +128,13 @@ def _require_same(run: RunDirectory, config: RunConfig, schema: Schema, dataset:
     differences = schema.differences(run.load_schema())
     if differences:
         raise RunError(f"{run.path}: cannot resume on {dataset}: {differences[0]}")
-    noted, now = run.read_json(run.environment_file), describe_environment(config, dataset)
-    if run.data_hash() != now["dataset"]["sha256"]:
-        raise RunError(f"{run.path}: cannot resume: the files of {dataset} have changed since it started")
-    for name in USED:
-        if name in now and now[name]["sha256"] != noted.get(name, {}).get("sha256"):
-            raise RunError(
-                f"{run.path}: cannot resume: {now[name]['path']} is not what it was when the run started; put that back"
-            )
+    now = describe_environment(config, dataset)
+    for name in changed_sources(run.read_json(run.environment_file), now):
+        if name == "dataset":
+            raise RunError(f"{run.path}: cannot resume: the files of {dataset} have changed since it started")
+        raise RunError(
+            f"{run.path}: cannot resume: {now[name]['path']} is not what it was when the run started; put that back"
+        )
 
 
 def _first_difference(theirs: Any, ours: Any, path: str = "") -> str | None:

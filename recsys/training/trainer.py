@@ -159,7 +159,9 @@ class SequenceTrainer(Trainer):
         """Figures on the validation split, logged as ``eval_*``."""
         assert self.validator is not None
         self._stop_clock()
+        begin = time.process_time()
         figures = self.validator(self.model, self.args.process_index, self.args.world_size)
+        figures["cpu_seconds"] = time.process_time() - begin
         metrics = {f"eval_{name}": value for name, value in figures.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

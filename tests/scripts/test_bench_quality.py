@@ -99,6 +99,10 @@ def test_ours_and_the_peer_end_in_one_table(sequences, tmp_path, monkeypatch, ca
     own = [json.loads((out / f"ring-{seed}" / "metrics.json").read_text()) for seed in (0, 1)]
     recalls = [metrics["splits"]["test"]["positions"]["all"]["model"]["recall@10"] for metrics in own]
     assert found["ring"]["recall@10_seeds"] == pytest.approx(recalls)
+    histories = [json.loads((out / f"ring-{seed}" / "history.json").read_text()) for seed in (0, 1)]
+    line = bench.our_line("ring", [bench.configuration(config, [], seed) for seed in (0, 1)], out / "dataset", out)
+    assert line.cpu_seconds == [h["cpu_seconds"] + h["validation_cpu_seconds"] for h in histories]
+    assert all(h["validation_cpu_seconds"] > 0 for h in histories)
     assert found["RecTools 1.2.3 SASRec"]["recall@10"] == 0.5
     assert "| ring | 2 |" in capsys.readouterr().out
     peer.write_text("raise SystemExit(3)")

@@ -11,9 +11,9 @@ from recsys.training.records import build_history, describe_environment
 
 LOG = [
     {"step": 5, "loss": 3.0, "item_loss": 2.0},
-    {"step": 5, "eval_loss": 2.5, "eval_ndcg@10": 0.1, "epoch": 1.0},
+    {"step": 5, "eval_loss": 2.5, "eval_ndcg@10": 0.1, "eval_cpu_seconds": 1.5, "epoch": 1.0},
     {"step": 10, "loss": 2.0, "item_loss": 1.5},
-    {"step": 10, "eval_loss": 2.25, "eval_ndcg@10": 0.2, "epoch": 2.0},
+    {"step": 10, "eval_loss": 2.25, "eval_ndcg@10": 0.2, "eval_cpu_seconds": 0.5, "epoch": 2.0},
     {"step": 10, "train_runtime": 3.0},
 ]
 COST = {"seconds": 8.0, "cpu_seconds": 4.0, "label_positions": 1000}
@@ -23,12 +23,13 @@ def test_history_takes_the_log_apart() -> None:
     history = build_history(LOG, 5, COST, 10)
     assert history["train"] == [LOG[0], LOG[2]]
     assert history["validation"] == [
-        {"step": 5, "loss": 2.5, "ndcg@10": 0.1, "epoch": 1.0},
-        {"step": 10, "loss": 2.25, "ndcg@10": 0.2, "epoch": 2.0},
+        {"step": 5, "loss": 2.5, "ndcg@10": 0.1, "cpu_seconds": 1.5, "epoch": 1.0},
+        {"step": 10, "loss": 2.25, "ndcg@10": 0.2, "cpu_seconds": 0.5, "epoch": 2.0},
     ]
     assert (history["best_step"], history["steps"]) == (5, 10)
     assert history["label_positions_per_cpu_second"] == 250.0
     assert {name: history[name] for name in COST} == COST
+    assert history["validation_cpu_seconds"] == 2.0
 
 
 def test_without_validation_the_last_step_is_the_best() -> None:

@@ -137,7 +137,11 @@ def test_killed_and_resumed_ends_with_the_same_weights(dataset, tmp_path):
     last = f"checkpoints/checkpoint-{steps}"
     assert_same(whole.path / last / "model.safetensors", resumed.path / last / "model.safetensors")
     expected, found = whole.read_json(whole.history_file), resumed.read_json(resumed.history_file)
-    assert found["validation"] == expected["validation"]
+    assert found["validation_cpu_seconds"] > 0
+    timeless = ("step", "epoch", "loss", "recall@10", "ndcg@10")
+    assert [[r[k] for k in timeless] for r in found["validation"]] == [
+        [r[k] for k in timeless] for r in expected["validation"]
+    ]
     timeless = ("step", "epoch", "loss", "item_loss", "learning_rate", "grad_norm", "label_positions")
     assert [[r[k] for k in timeless] for r in found["train"]] == [[r[k] for k in timeless] for r in expected["train"]]
 
