@@ -1,16 +1,19 @@
-"""Batches with few labels or none: a loss of zero with gradients of zero, whatever the loss and its negatives."""
+"""Batches with few labels or none: a loss of zero with gradients of zero, whatever the loss and the backbone."""
 
 import numpy as np
 import pytest
 import torch
 
+from recsys.build import build_masking
 from recsys.data.batch import Batch
 from recsys.data.collate import Collator
+from recsys.data.dataset import SequenceDataset, Windows
 from recsys.data.windows import evaluation_windows
 from recsys.nn.masking import causal
 from recsys.recommender import Recommender
+from tests.backbones.cases import BIDIRECTIONAL, CASES, config_of
 from tests.data.models import TINY, make_model
-from tests.data.sequences import make_dataset
+from tests.data.sequences import make_dataset, make_frame, make_items, make_schema
 
 INPUTS = {**TINY["inputs"], "dropout": 0.0}
 BACKBONE = {"name": "gru", "hidden_size": 16, "num_layers": 1}
@@ -127,3 +130,68 @@ def test_whatever_the_output_layer_is(loss: dict, changes: dict) -> None:
     model = make_model(inputs=INPUTS, backbone=BACKBONE, loss=loss, auxiliary=[], **changes)
     batch = without_labels(make_batch(model, [3]), "item_id")
     assert passed(model, batch, None) == 0 and largest_gradient(model) == 0
+
+
+HIDING = [(case, masking) for case in BIDIRECTIONAL for masking in ("mlm", "span")]
+HIDING += [("t5", "replaced"), ("xlnet", "permutation")]
+ZOO = [*((case, "causal") for case in CASES if case not in BIDIRECTIONAL), *HIDING]
+every_backbone = pytest.mark.parametrize(("case", "masking"), ZOO)
+
+
+def model_of(case: str, masking: str) -> Recommender:
+    backbone = config_of(case).model_dump()
+    loss = {"name": "cross_entropy"}
+    return make_model(inputs=INPUTS, backbone=backbone, masking=masking, loss=loss, auxiliary=[])
+
+
+def masked_batch(model: Recommender, lengths: list[int], unknown: bool = False) -> Batch:
+    """Whole sequences with times, as the model's masking hides them."""
+    data = SequenceDataset.from_frame(make_frame(lengths), make_schema(), make_items(), times=True)
+    if unknown:
+        data.columns["item_id"] = np.full_like(data.columns["item_id"], 2)
+    windows = Windows(np.arange(len(data)), data.offsets[:-1], data.offsets[1:], draw=(0,))
+    return Collator(data, list(model.heads), build_masking(model.masking))(windows)
+
+
+def require_nothing_learnt(model: Recommender, batch: Batch) -> None:
+    """Of items; what a router or the detector of replaced events learns from events needs no label."""
+    assert batch.num_labels("item_id") == 0 < int(batch.lengths.min())
+    loss, own = passed(model, batch, None), model.backbone.extra_loss
+    assert not model.heads["item_id"].weight.grad.any()
+    if own is not None:
+        assert loss == pytest.approx(float(own.detach()))
+    elif model.detector is not None:
+        assert np.isfinite(loss)
+    else:
+        assert loss == 0 == largest_gradient(model)
+
+
+@every_backbone
+def test_one_row_of_two_events_is_learnt_from(case: str, masking: str) -> None:
+    model = model_of(case, masking)
+    batch = masked_batch(model, [2])
+    assert batch.num_labels("item_id") == 1 == len(batch.lengths)
+    assert passed(model, batch, None) > 0 and largest_gradient(model) > 0
+
+
+@every_backbone
+@pytest.mark.parametrize("lengths", [[2], [6, 3]], ids=["one_row", "rows"])
+def test_no_backbone_learns_without_labels(lengths: list[int], case: str, masking: str) -> None:
+    model = model_of(case, masking)
+    require_nothing_learnt(model, without_labels(masked_batch(model, lengths), "item_id"))
+
+
+@every_backbone
+@pytest.mark.parametrize("lengths", [[2], [6, 3]], ids=["one_row", "rows"])
+def test_no_backbone_learns_from_unknown_items(lengths: list[int], case: str, masking: str) -> None:
+    model = model_of(case, masking)
+    require_nothing_learnt(model, masked_batch(model, lengths, unknown=True))
+
+
+@pytest.mark.parametrize("lengths", [[1], [1, 1]], ids=["one_row", "rows"])
+@pytest.mark.parametrize(("case", "masking"), HIDING)
+def test_rows_of_one_event_hide_nothing(case: str, masking: str, lengths: list[int]) -> None:
+    model = model_of(case, masking)
+    batch = masked_batch(model, lengths)
+    assert not batch.get("input_mask", torch.zeros(1)).any()
+    require_nothing_learnt(model, batch)

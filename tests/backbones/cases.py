@@ -1,5 +1,7 @@
 """Small backbones of every name, for tests that hold for all of them."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
@@ -7,6 +9,7 @@ from recsys.backbones.base import Backbone
 from recsys.build.backbones import build_backbone
 from recsys.config import BackboneConfig, parse
 
+Model = TypeVar("Model", bound=nn.Module)
 SIZE, LENGTH = 16, 12
 GPT_NEOX = {
     "model_type": "gpt_neox",
@@ -16,6 +19,7 @@ GPT_NEOX = {
     "intermediate_size": 32,
     "max_position_embeddings": 64,
 }
+ROBERTA = {**GPT_NEOX, "model_type": "roberta", "layer_norm_eps": 0.1, "pad_token_id": 2}  # no defaults: kept or lost
 CASES: dict[str, dict[str, object]] = {
     "llama": {"num_kv_heads": 2},
     "mixtral": {"num_experts": 4},
@@ -25,6 +29,7 @@ CASES: dict[str, dict[str, object]] = {
     "t5": {},
     "xlnet": {},
     "auto": {"architecture": GPT_NEOX},
+    "auto_roberta": {"architecture": ROBERTA},
     "sasrec": {},
     "sasrec_post": {"norm": "post"},
     "sasrec_query": {"norm": "query"},
@@ -34,6 +39,8 @@ CASES: dict[str, dict[str, object]] = {
     "gru": {},
 }
 """Settings of each backbone; what follows a `_` in the name is no part of the backbone's."""
+BIDIRECTIONAL = ("bert", "t5", "xlnet", "auto_roberta")
+"""Those that see later events too."""
 
 
 def config_of(case: str, **changes: object) -> BackboneConfig:
@@ -49,7 +56,7 @@ def make(case: str, permutation: bool = False, **changes: object) -> Backbone:
     return enlarge(model)
 
 
-def enlarge(model: Backbone) -> Backbone:
+def enlarge(model: Model) -> Model:
     """The model with matrices of a size that attention shows in."""
     for weight in model.parameters():
         if weight.ndim >= 2:

@@ -2,21 +2,28 @@
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from recsys.build import build_masking
 from recsys.config import RunConfig, parse
+from recsys.data.collate import Collator
+from recsys.data.dataset import SequenceDataset, Windows
 from recsys.errors import InputError
 from recsys.etl import preprocess
 from recsys.evaluation import evaluate
 from recsys.inference import load, recommend
+from recsys.inference.scoring import hidden_states
 from recsys.training import train
-from tests.backbones.cases import CASES, LENGTH, SIZE, config_of, make, run
+from recsys.training.train import load_parts
+from tests.backbones.cases import BIDIRECTIONAL, CASES, LENGTH, SIZE, config_of, make, run
+from tests.data.models import make_model
+from tests.data.sequences import make_frame, make_items, make_schema
 from tests.tiny_run import make_commands, make_config, make_events
 
-BIDIRECTIONAL = {"bert", "t5", "xlnet"}
 every = pytest.mark.parametrize("case", CASES)
 
 
@@ -69,6 +76,21 @@ def test_gradients_reach_every_parameter(case: str) -> None:
     assert all(name.endswith(("k_proj.bias", "key.bias")) for name in still)  # softmax takes these out
 
 
+RUNS = [(case, "mlm" if case in BIDIRECTIONAL else "causal") for case in CASES]
+
+
+@pytest.mark.parametrize(("case", "masking"), [*RUNS, ("xlnet", "permutation")])
+def test_a_step_of_training_reaches_every_parameter(case: str, masking: str) -> None:
+    """Of the whole model: its inputs, the mask vector and the head too."""
+    model = make_model(backbone=config_of(case).model_dump(), masking=masking, auxiliary=[]).train()
+    data = SequenceDataset.from_frame(make_frame([12, 9, 14]), make_schema(), make_items(), times=True)
+    windows = Windows(np.arange(len(data)), data.offsets[:-1], data.offsets[1:], draw=(0,))
+    model(Collator(data, list(model.heads), build_masking(masking))(windows)).loss.backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+    still = {name for name, weight in model.named_parameters() if not weight.grad.any()}
+    assert all(name.endswith(("k_proj.bias", "key.bias")) for name in still)  # softmax takes these out
+
+
 DROPOUTS = [(c, d) for c in CASES for d in ("residual_dropout", "attention_dropout") if config_of(c).knows(d)]
 
 
@@ -113,9 +135,6 @@ def configured(case: str, masking: str) -> RunConfig:
     return parse(RunConfig, config, case)
 
 
-RUNS = [(case, "mlm" if case in BIDIRECTIONAL else "causal") for case in CASES]
-
-
 @pytest.mark.parametrize(("case", "masking"), [*RUNS, ("xlnet", "permutation")])
 def test_a_trained_run_loads_and_serves_what_evaluation_ranked(
     case: str, masking: str, dataset: Path, tmp_path: Path
@@ -126,6 +145,11 @@ def test_a_trained_run_loads_and_serves_what_evaluation_ranked(
     state = loaded.model.state_dict()
     assert saved.keys() == state.keys()
     assert all(torch.equal(saved[name], tensor) for name, tensor in state.items())
+    trained = load_parts(dataset, configured(case, masking)).model.eval()
+    trained.load_state_dict(saved)
+    data = SequenceDataset.load(dataset, "test", times=True)
+    newest = (data.offsets[:-1], np.minimum(data.lengths, loaded.max_length))
+    assert torch.equal(hidden_states(loaded.model, data, *newest), hidden_states(trained, data, *newest))
 
     ranked = evaluate(loaded, dataset, baselines=False).predictions.filter(pl.col("rank_model") > 0)
     chosen = ranked.sort("position", "row")[:: max(1, len(ranked) // 12)]

@@ -34,7 +34,7 @@ def test_llama_has_the_names_and_the_draws_of_earlier_runs() -> None:
     assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
 
 
-@pytest.mark.parametrize("case", ["llama", "mixtral", "qwen3", "gpt2", "bert", "t5", "xlnet", "auto"])
+@pytest.mark.parametrize("case", ["llama", "mixtral", "qwen3", "gpt2", "bert", "t5", "xlnet", "auto", "auto_roberta"])
 def test_no_table_of_words_is_kept(case: str) -> None:
     names = [name for name, _ in make(case).named_parameters()]
     words = ("embed_tokens", "word_emb", "wte", "shared", "embed_in", "pooler", "mask_emb", "seg_embed")

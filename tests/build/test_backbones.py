@@ -6,38 +6,74 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForPreTraining, PreTrainedModel
 
+from recsys.backbones.base import Backbone
 from recsys.build import build_model, settle
 from recsys.build.backbones import build_backbone
 from recsys.config import BackboneConfig, ModelConfig, RunConfig, load_config, parse
 from recsys.errors import ConfigError
 from recsys.etl import preprocess
 from recsys.inference import load
+from recsys.nn.masking import permutation
 from recsys.training import train
-from tests.backbones.cases import GPT_NEOX
+from tests.backbones.cases import GPT_NEOX, enlarge
 from tests.data.sequences import make_items, make_schema
 from tests.tiny_run import make_commands, make_config, make_events
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 INPUTS = {"embedding_size": 8, "fusion_size": 8, "fusion_heads": 2}
-SHAPES = {
-    "llama": {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 24},
-    "bert": {"num_attention_heads": 4, "intermediate_size": 24, "max_position_embeddings": 20},
-    "gpt2": {"n_head": 4, "n_positions": 20},
-    "gpt_neox": {"num_attention_heads": 4, "intermediate_size": 24, "max_position_embeddings": 20},
-    "roberta": {"num_attention_heads": 4, "intermediate_size": 24, "max_position_embeddings": 20},
+WIDE = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 24}
+SHAPES = {  # what they have beside our own fields must survive: gates, decoders and heads of another size
+    "llama": {**WIDE, "num_key_value_heads": 2},
+    "qwen3": {**WIDE, "num_key_value_heads": 2, "head_dim": 6},
+    "mixtral": {**WIDE, "num_key_value_heads": 2, "num_local_experts": 4},
+    "gpt2": {"n_embd": 16, "n_layer": 3, "n_head": 4, "n_positions": 20},
+    "gpt_neox": {**WIDE, "max_position_embeddings": 20},
+    "bert": {**WIDE, "max_position_embeddings": 20},
+    "roberta": {**WIDE, "max_position_embeddings": 20},
+    "t5": {
+        "d_model": 16,
+        "num_layers": 3,
+        "num_decoder_layers": 2,
+        "num_heads": 4,
+        "d_kv": 6,
+        "d_ff": 24,
+        "feed_forward_proj": "gated-gelu",
+    },
+    "xlnet": {"d_model": 16, "n_layer": 3, "n_head": 4, "d_inner": 24},
+}
+BOTH_WAYS = ("bert", "roberta", "t5", "xlnet")
+STARTS = [*((kind, "mlm" if kind in BOTH_WAYS else "causal") for kind in SHAPES), ("xlnet", "permutation")]
+WORDS_AND_POOLER = {"embeddings.word_embeddings.weight", "pooler.dense.weight", "pooler.dense.bias"}
+UNUSED = {  # words come as vectors, segments there are none, and states are read without a pooler
+    "gpt2": {"wte.weight"},
+    "gpt_neox": {"embed_in.weight"},
+    "bert": WORDS_AND_POOLER,
+    "roberta": WORDS_AND_POOLER,
+    "t5": {"shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"},
+    "xlnet": {"word_embedding.weight"}
+    | {f"layer.{layer}.rel_attn.{part}" for layer in range(3) for part in ("seg_embed", "r_s_bias")},
 }
 
 
-def save(kind: str, folder: Path) -> PreTrainedModel:
-    """A model with eleven words, as others save it."""
-    sizes = {"n_embd": 16, "n_layer": 3} if kind == "gpt2" else {"hidden_size": 16, "num_hidden_layers": 3}
-    config = AutoConfig.for_model(kind, vocab_size=11, pad_token_id=1, **sizes, **SHAPES[kind])
+def save(kind: str, folder: Path, head: bool = False) -> PreTrainedModel:
+    """A model with eleven words, as others save it: every tensor is unlike a fresh one, and shows in the states."""
+    config = AutoConfig.for_model(kind, vocab_size=11, pad_token_id=1, **SHAPES[kind])
     torch.manual_seed(5)
-    model = AutoModel.from_config(config)
+    headed = AutoModelForPreTraining if kind in ("bert", "roberta", "t5") else AutoModelForCausalLM
+    model = enlarge((headed if head else AutoModel).from_config(config))
     model.save_pretrained(folder)
     return model
+
+
+def start(kind: str, masking: str, folder: Path, start_pretrained: bool = True) -> Backbone:
+    """The backbone of a model that starts from a folder; `auto` where the architecture has no name of its own."""
+    name = "auto" if kind in ("gpt_neox", "roberta") else kind
+    config = settle(model_config(masking=masking, name=name, pretrained=str(folder)))
+    assert (config.backbone.hidden_size, config.backbone.num_layers) == (16, 3)
+    return build_model(config, make_schema(), make_items(), start_pretrained=start_pretrained).backbone.eval()
 
 
 def model_config(max_length: int = 8, masking: str = "causal", **backbone: object) -> ModelConfig:
@@ -45,23 +81,54 @@ def model_config(max_length: int = 8, masking: str = "causal", **backbone: objec
     return parse(ModelConfig, values, "test")
 
 
-@pytest.mark.parametrize("kind", SHAPES)
-def test_pretrained_weights_are_those_of_the_folder(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "masking"), STARTS)
+def test_pretrained_weights_are_those_of_the_folder(kind: str, masking: str, tmp_path: Path) -> None:
     given = save(kind, tmp_path).state_dict()
-    name = "auto" if kind in ("gpt_neox", "roberta") else kind
-    masking = "mlm" if kind in ("bert", "roberta") else "causal"
-    config = settle(model_config(masking=masking, name=name, pretrained=str(tmp_path)))
-    assert (config.backbone.hidden_size, config.backbone.num_layers) == (16, 3)
-    model = build_model(config, make_schema(), make_items())
-    own = model.backbone.model.state_dict()
-    assert own and any(not torch.equal(given[n], t) for n, t in own.items())  # fresh until they are loaded
-    model = build_model(config, make_schema(), make_items(), start_pretrained=True)
-    assert all(torch.equal(given[name], tensor) for name, tensor in model.backbone.model.state_dict().items())
-    vectors, lengths = torch.randn(1, 5, 16), torch.tensor([5])
-    theirs = AutoModel.from_pretrained(tmp_path).eval()(inputs_embeds=vectors).last_hidden_state
-    torch.testing.assert_close(model.backbone.eval()(vectors, lengths), theirs, rtol=1e-4, atol=1e-5)
-    left = {name for name in given if name not in own}
-    assert left and all("emb" in name or "wte" in name or "pooler" in name for name in left)
+    fresh = start(kind, masking, tmp_path, start_pretrained=False).model.state_dict()
+    assert fresh and not [name for name, tensor in fresh.items() if torch.equal(given[name], tensor)]
+    own = start(kind, masking, tmp_path).model.state_dict()
+    assert own.keys() == fresh.keys()
+    assert [name for name, tensor in own.items() if not torch.equal(given[name], tensor)] == []
+    query = {"mask_emb"} if (kind, masking) == ("xlnet", "mlm") else set()  # begins the stream of permutation LM
+    assert given.keys() - own.keys() == UNUSED.get(kind, {"embed_tokens.weight"}) | query
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_the_head_of_a_folder_is_left_out(kind: str, tmp_path: Path) -> None:
+    """Most models are shared with the layer that turns states to words; their names then have a prefix."""
+    headed = save(kind, tmp_path, head=True)
+    given = headed.base_model.state_dict()
+    own = start(kind, "mlm" if kind in BOTH_WAYS else "causal", tmp_path).model.state_dict()
+    assert len(headed.state_dict()) > len(own) > 0
+    assert [name for name, tensor in own.items() if not torch.equal(given[name], tensor)] == []
+
+
+def asked(kind: str, backbone: Backbone, vectors: Tensor, seen: Tensor | None) -> dict[str, Tensor]:
+    """What a model of transformers is to be given so that it computes what ours does with vectors ``[B, T, H]``."""
+    if seen is not None:  # bool [B, T, T]; every event is asked for, in its own place
+        every = torch.eye(vectors.shape[1]).expand(len(vectors), -1, -1)
+        return {"inputs_embeds": vectors, "perm_mask": 1.0 - seen.float(), "target_mapping": every}
+    if kind != "t5":
+        return {"inputs_embeds": vectors}
+    shifted = vectors.roll(1, dims=1)  # the decoder is one event behind
+    shifted[:, 0] = backbone.start.detach()
+    return {"inputs_embeds": vectors, "decoder_inputs_embeds": shifted}
+
+
+@pytest.mark.parametrize(("kind", "masking"), STARTS)
+@torch.no_grad()
+def test_states_of_pretrained_weights_are_those_of_transformers(kind: str, masking: str, tmp_path: Path) -> None:
+    save(kind, tmp_path)
+    backbone, source = start(kind, masking, tmp_path), AutoModel.from_pretrained(tmp_path).eval()
+    vectors, lengths = torch.randn(2, 6, 16), torch.tensor([6, 6])
+    seen, more = None, {}
+    if masking == "permutation":
+        generator = torch.Generator().manual_seed(0)
+        seen = permutation(torch.full((2, 6), 3), lengths, generator, probability=0.5).attention_mask
+        more["attention_mask"] = seen
+    theirs = source(**asked(kind, backbone, vectors, seen)).last_hidden_state
+    assert theirs.std(dim=1).mean() > 0.05  # events differ
+    torch.testing.assert_close(backbone(vectors, lengths, **more), theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_is_loaded_without_the_folder_that_it_started_from(tmp_path: Path) -> None:
@@ -97,7 +164,7 @@ def test_settling_twice_changes_nothing(tmp_path: Path) -> None:
 
 def test_what_a_written_architecture_leaves_open_comes_from_the_folder(tmp_path: Path) -> None:
     """Else a run that is loaded without the folder would compute with another base of its positions."""
-    config = AutoConfig.for_model("llama", vocab_size=11, hidden_size=16, num_hidden_layers=3, **SHAPES["llama"])
+    config = AutoConfig.for_model("llama", vocab_size=11, **SHAPES["llama"])
     config.rope_parameters = {"rope_type": "default", "rope_theta": 77.0}
     AutoModel.from_config(config).save_pretrained(tmp_path)
     stated = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -143,7 +210,7 @@ def test_fewer_positions_than_the_model_reads_are_refused() -> None:
 
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     save("llama", tmp_path)
-    other = {**SHAPES["llama"], "model_type": "llama", "hidden_size": 16, "num_hidden_layers": 4}
+    other = {**SHAPES["llama"], "model_type": "llama", "num_hidden_layers": 4}
     config = settle(model_config(name="llama", pretrained=str(tmp_path), architecture=other)).backbone
     with pytest.raises(ConfigError, match="has no 'layers.3"):
         build_backbone(config, 8, start_pretrained=True)
