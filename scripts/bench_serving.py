@@ -3,6 +3,7 @@
     python scripts/bench_serving.py --json bench_serving.json
     python scripts/bench_serving.py --quick
     python scripts/bench_serving.py --minutes 10 --json bench_load.json
+    python scripts/bench_serving.py --faults --json bench_faults.json
 
 Makes a run on generated sessions (LLaMA of width 256 and 2 layers over five streams fused at width 256, 4,000 items, a
 384-d text table, length 110, a few training steps), exports it, and asks each server in turn: callers that ask again
@@ -13,6 +14,9 @@ are cores for (two cores: two of one thread, or with `--threads 2` one of two).
 
 `--minutes` measures instead how memory and answers hold: 8 callers on Triton's models and then on `recsys serve` for so
 long each, with sessions of 1 event to twice the full length; memory at the begin, in the middle and at the end.
+
+`--faults` measures instead how Triton comes back: while 8 callers ask `fused`, the process of a model is killed and
+stopped, and the server itself is killed and made to hang, three times each; the slowest of the three is told.
 
 | figure | what it is |
 |---|---|
@@ -25,6 +29,7 @@ long each, with sessions of 1 event to twice the full length; memory at the begi
 | `<server>_cold_start_seconds` | from the start of the process to the first right answer |
 | `<server>_memory_mb` | of all its processes after the load, what they share counted once |
 | `errors`, `wrong_answers` | of all requests |
+| `<fault>_noticed_seconds`, `<fault>_mended_seconds` | until the supervisor acts, until right answers come again |
 """
 
 import argparse
@@ -36,6 +41,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +54,10 @@ from recsys.errors import RunError
 from recsys.export.bundle import export
 from recsys.runtime import atomic_file, command_line
 from recsys.serving.bundle import Bundle
+from scripts.serving.faults import suffer
 from scripts.serving.load import K, Question, Tally, Way, drive, make_questions
 from scripts.serving.made_run import Size, make_run
-from scripts.serving.servers import Running, cores, local, own_share, triton
+from scripts.serving.servers import Running, cores, local, own_share, supervised, triton
 
 CLIENTS = (1, 8, 32)
 ROUNDS = 4
@@ -240,11 +247,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--quick", action="store_true", help="a smaller run and short measurements: about a minute")
     parser.add_argument("--threads", type=int, default=1, help="that compute a request together (default 1)")
     parser.add_argument("--minutes", type=float, help="load each server for so long instead")
+    parser.add_argument("--faults", action="store_true", help="kill and stop Triton's processes under load instead")
     parser.add_argument("--json", "--out", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as work:
         prepared = prepare(Path(work), SMALL if options.quick else Size(), options.threads)
-        if options.minutes:
+        if options.faults:
+            made = partial(supervised, prepared.repository, prepared.folder / "triton.log")
+            figures = suffer(made, prepared.full, prepared.tolerance)
+        elif options.minutes:
             figures = endure(prepared, options.minutes)
         else:
             figures = compare(prepared, min(options.seconds, 1.0) if options.quick else options.seconds)
@@ -252,8 +263,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.json:
         with atomic_file(options.json) as file:
             file.write_text(json.dumps(figures, indent=2) + "\n")
-    if figures["errors"] or figures["wrong_answers"]:
-        raise RunError(f"{figures['errors']} errors and {figures['wrong_answers']} wrong answers; some stand above")
+    errors = figures.get("errors", 0)  # a server that is killed gives some
+    if errors or figures["wrong_answers"]:
+        raise RunError(f"{errors} errors and {figures['wrong_answers']} wrong answers; some stand above")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,23 +72,27 @@ def own_share(
 @contextmanager
 def triton(repository: Path, log: Path) -> Iterator[Running]:
     """NVIDIA Triton on a model repository."""
-    place = Place("127.0.0.1", *_free_ports(3))
-    canary = Canary(repository, place)
-    server = Server(prepare(), repository, place, log, _KEY)
+    supervisor = supervised(repository, log, lambda _: None)
+    place, address = supervisor.server.place, supervisor.canary.address
     begin = time.perf_counter()
     try:
-        Supervisor(server, canary, lambda _: None).start()
+        supervisor.start()
         taken = time.perf_counter() - begin
-        assert server.process is not None
-        over_grpc = f"grpc://{place.host}:{place.grpc}"
+        assert supervisor.server.process is not None
         ways = [
-            Way("fused", canary.address, "fused"),
-            Way("ensemble", canary.address, "ensemble"),
-            Way("fused_grpc", over_grpc, "fused"),
+            Way("fused", address, "fused"),
+            Way("ensemble", address, "ensemble"),
+            Way("fused_grpc", f"grpc://{place.host}:{place.grpc}", "fused"),
         ]
-        yield Running(server.process.pid, taken, ways, canary.address)
+        yield Running(supervisor.server.process.pid, taken, ways, address)
     finally:
-        server.stop()
+        supervisor.server.stop()
+
+
+def supervised(repository: Path, log: Path, tell: Callable[[str], None]) -> Supervisor:
+    """Of NVIDIA Triton on a model repository, at ports that are free; not started."""
+    place = Place("127.0.0.1", *_free_ports(3))
+    return Supervisor(Server(prepare(), repository, place, log, _KEY), Canary(repository, place), tell)
 
 
 @contextmanager

@@ -4,16 +4,20 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from recsys.errors import RunError
 from recsys.export.bundle import export
 from recsys.inference import load
 from recsys.serving.bundle import Answer, Bundle
+from scripts.serving import faults
 from scripts.serving.load import Question, Tally, Way, drive, make_questions
 from scripts.serving.made_run import Size, config_of, make_run
 from scripts.serving.servers import Running, below, cpu_seconds, own_share, proportional_size
@@ -107,6 +111,80 @@ def test_memory_is_that_of_all_processes() -> None:
             process.kill()
             subprocess.run(["kill", str(child)], check=True)
     assert proportional_size(2**22 + 1) == 0  # above any number that a process has
+
+
+def test_callers_go_on_through_errors_and_count_them(served: tuple[Way, list[Question]]) -> None:
+    way, questions = served
+    other = replace(questions[1], answer=Answer(questions[1].answer.items, [9.0] * 5, [0.2] * 5))
+    load = faults.Load(way, [questions[0], other], 1e-4)
+    with load.running():
+        wait_for(lambda: load.right > 10 and len(load.wrong) > 10)
+    assert not load.errors and "expected 9" in load.wrong[0]
+    load = faults.Load(Way("gone", "http://127.0.0.1:9", "recommend"), questions, 1e-4)
+    with load.running():
+        wait_for(lambda: load.errors > faults.CALLERS)
+    assert not load.right and not load.wrong
+
+
+class Nurse:
+    """Stands in for a supervisor: its server is two processes that do nothing, and it tells of each that ends."""
+
+    def __init__(self, tell: Callable[[str], None], address: str) -> None:
+        self.tell, self.ended = tell, threading.Event()
+        self.canary = SimpleNamespace(address=address)
+        self.server = self
+        self.starts = 0
+
+    def start(self) -> None:
+        self.process, self.model = (subprocess.Popen(["sleep", "600"]) for _ in range(2))
+        self.starts += 1
+        self.tell("ready after 0 s")
+
+    def stubs(self) -> frozenset[int]:
+        return frozenset({self.model.pid})
+
+    def stop(self) -> None:
+        for process in (self.process, self.model):
+            process.kill()
+            process.wait()
+
+    def watch(self) -> None:
+        while not self.ended.wait(0.01):
+            states = [Path(f"/proc/{p.pid}/stat").read_text().split(") ")[1][0] for p in (self.process, self.model)]
+            if set(states) & set("ZT"):
+                self.tell(f"not well: {states}; starting anew")
+                self.stop()
+                self.start()
+
+
+def test_each_fault_is_done_and_timed(
+    served: tuple[Way, list[Question]], bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "STEADY", 0.1)
+    monkeypatch.setattr(faults, "Way", lambda name, url, _: Way(name, url, "recommend"))
+    nurses = []
+
+    def made(tell: Callable[[str], None]) -> Any:
+        nurses.append(Nurse(tell, served[0].url))
+        return nurses[0]
+
+    figures = bench.suffer(made, served[1], 1e-4, rounds=2)
+    names = [f"{f.name}_{what}_seconds" for f in faults.FAULTS for what in ("noticed", "mended")]
+    assert list(figures) == [*names, "right_answers", "errors_met", "wrong_answers"] and len(names) == 8
+    for noticed, mended in zip(names[::2], names[1::2], strict=True):
+        assert 0 <= figures[noticed] <= figures[mended]
+    assert nurses[0].starts == 1 + 2 * 4
+    assert figures["right_answers"] > 0 and figures["errors_met"] == figures["wrong_answers"] == 0
+
+
+def test_what_is_never_told_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "PATIENCE", 0.05)
+    diary = faults.Diary()
+    diary.tell("not well: gone")
+    at = diary.lines[0][0]
+    assert diary.when("not well", at) == at
+    with pytest.raises(RunError, match="nothing that begins with 'not well'"):
+        diary.when("not well", at + 1)
 
 
 def test_figures_stand_under_their_names(
