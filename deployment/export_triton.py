@@ -28,6 +28,8 @@ from recsys.serving.transform import Transform
 
 Array = npt.NDArray[Any]
 STEPS = ("transform", "embed", "rank", "decode", "fused")
+JOINED = ("embed", "rank", "fused")
+"""Steps with a graph, which computes several requests in less time than one after another."""
 ENSEMBLE = "ensemble"
 BACKENDS = ("python", "onnxruntime")
 COPIES = ("transform.py", "graphs.py", "integrity.py", "wire.py")
@@ -184,7 +186,7 @@ def _write_step(
         instances=settings.instances,
         threads=settings.threads,
         most=settings.most,
-        delay=settings.delay,
+        delay=settings.delay if step in JOINED else None,
     )
     _write(folder / "config.pbtxt", config)
 

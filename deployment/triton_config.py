@@ -42,7 +42,7 @@ def model(
     instances: int,
     threads: int,
     most: int,
-    delay: int,
+    delay: int | None,
 ) -> str:
     """A step in the `python` or the `onnxruntime` backend.
 
@@ -54,7 +54,8 @@ def model(
         instances: processes side by side.
         threads: of each of them.
         most: sessions in a batch.
-        delay: microseconds for which a request may wait for others.
+        delay: microseconds for which a request may wait for others to be joined with; None: none is, which saves
+            Triton the thread that joins them.
     """
     python = backend == "python"
     if python:
@@ -69,7 +70,7 @@ def model(
         _many("input", [tensor.text(ragged=python) for tensor in inputs]),
         _many("output", [tensor.text() for tensor in outputs]),
         f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]",
-        f"dynamic_batching {{ max_queue_delay_microseconds: {delay} }}",
+        *([] if delay is None else [f"dynamic_batching {{ max_queue_delay_microseconds: {delay} }}"]),
         "version_policy { latest { num_versions: 1 } }",
         *(_warm_up(n, types, request) for n, request in enumerate(warm)),
         *(_parameter(key, value) for key, value in parameters.items()),

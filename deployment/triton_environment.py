@@ -70,22 +70,33 @@ def prepare(folder: Path | None = None) -> Environment:
     """The environment in that folder, made there when it is missing (some 100 MB from the package index).
 
     Raises:
-        RunError: not this system, or something cannot be fetched.
+        RunError: not this system, something cannot be fetched, or the folder holds something else: no environment, one
+            of other versions, or one whose Python does not run.
+        InputError: another run is making it, or the disk is full.
     """
     folder = (folder or default_folder()).absolute()
+    versions = "\n".join((WHEEL, *PACKAGES)) + "\n"
     if not (folder / MARKER).is_file():
         if sys.platform != "linux" or platform.machine() != "x86_64":
             raise RunError(f"{platform.system()} {platform.machine()}: the server's wheel is for Linux on x86_64")
+        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+            raise RunError(f"{folder}: holds no whole environment of the server; remove it or choose another place")
         with atomic_folder(folder) as work:
             _make(work)
-            (work / MARKER).write_text("\n".join((WHEEL, *PACKAGES)) + "\n", encoding="utf-8")
+            (work / MARKER).write_text(versions, encoding="utf-8")
     environment = Environment(folder)
+    if (folder / MARKER).read_text(encoding="utf-8") != versions:
+        raise RunError(f"{folder}: made of other versions than {', '.join(versions.split())}; {_again(environment)}")
     _check(environment)
     return environment
 
 
 def _make(work: Path) -> None:
-    venv.create(work / "venv", with_pip=True, symlinks=True)
+    try:
+        venv.create(work / "venv", with_pip=True, symlinks=True)
+    except subprocess.CalledProcessError:
+        package = f"python{_PYTHON}-venv"
+        raise RunError(f"{sys.executable}: cannot make a venv with pip; install {package} (Debian, Ubuntu)") from None
     pip = [str(work / "venv" / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
     _run([*pip, "install", "--only-binary=:all:", *PACKAGES], "the packages of the models")
     with tempfile.TemporaryDirectory(dir=work) as place:
@@ -107,16 +118,22 @@ def _make(work: Path) -> None:
 def _run(command: list[str], what: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = one_line(done.stderr.strip().splitlines()[-1:] or "nothing")
-        raise RunError(f"{what}: cannot be had from the package index: {said}")
+        said = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise RunError(f"{what}: cannot be had from the package index: {one_line(said[-1])}")
+
+
+def _again(environment: Environment) -> str:
+    return f"remove {environment.folder} and start again"
 
 
 def _check(environment: Environment) -> None:
     """Raise unless the models' Python has what it needs, the numpy that the stub can read above all."""
+    if not environment.python.is_file():  # a link to a Python that is gone, say
+        raise RunError(f"{environment.folder}: the Python of the server's models is gone; {_again(environment)}")
     library = f"libpython{_PYTHON}.so.1.0"
     for code, fix in (
-        (f"assert __import__('numpy').__version__ == '{NUMPY}'", f"remove {environment.folder} and start again"),
-        ("import onnxruntime", f"remove {environment.folder} and start again"),
+        (f"assert __import__('numpy').__version__ == '{NUMPY}'", _again(environment)),
+        ("import onnxruntime", _again(environment)),
         (f"__import__('ctypes').CDLL('{library}')", f"install it (Debian: apt-get install libpython{_PYTHON})"),
     ):
         command = [str(environment.python), "-c", code]

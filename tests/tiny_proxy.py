@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from deployment.nginx_config import main
@@ -110,6 +111,17 @@ def proxying(folder: Path, files: Certificate, *more: str) -> Iterator[Proxied]:
 def answers(port: int) -> bool:
     with socket.socket() as place:
         return place.connect_ex(("127.0.0.1", port)) == 0
+
+
+def call(proxy: Proxied, method: str, message: bytes = b"m", token: str | None = "alice", **options: Any) -> bytes:
+    """The answer of a method of gRPC through the proxy; grpc.RpcError where there is none."""
+    trusted = grpc.ssl_channel_credentials(proxy.certificate.read_bytes())
+    given = [("authorization", f"Bearer {TOKENS.get(token, token)}")] if token else []
+    given += options.pop("metadata", [])
+    place = f"127.0.0.1:{proxy.port}"
+    with grpc.secure_channel(place, trusted, options=[("grpc.enable_http_proxy", 0)], **options) as channel:
+        answer: bytes = channel.unary_unary(method)(message, timeout=PATIENCE, metadata=given)
+        return answer
 
 
 @dataclass

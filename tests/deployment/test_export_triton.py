@@ -219,7 +219,9 @@ def test_settings_reach_the_configurations(bundle: Path, tmp_path: Path) -> None
     for step in STEPS:
         text = (out / step / "config.pbtxt").read_text()
         assert (out / step / "7" / "model.py").is_file()
-        assert "max_batch_size: 16" in text and "count: 3" in text and "delay_microseconds: 250" in text
+        assert "max_batch_size: 16" in text and "count: 3" in text
+        joined = step not in ("transform", "decode")  # where several requests take less time than one after another
+        assert ("delay_microseconds: 250" in text) == ("dynamic_batching" in text) == joined
         assert 'key: "threads" value { string_value: "2" }' in text
     assert "max_batch_size: 16" in (out / "ensemble" / "config.pbtxt").read_text()
     with pytest.raises(ConfigError, match=r"instances \(0\) must be at least 1"):

@@ -27,7 +27,7 @@ from deployment.nginx_config import ERRORS, GRPC_METHODS, GRPC_STATUS
 from deployment.web.guard import Guard
 from recsys.client import over_grpc, over_http
 from recsys.server.listening import listen
-from tests.tiny_proxy import TOKENS, Proxied, bearer, free_port, needs_nginx, proxying
+from tests.tiny_proxy import TOKENS, Proxied, bearer, call, free_port, needs_nginx, proxying
 from tests.tiny_server import PATIENCE, wait_for
 from tests.tiny_tls import Certificate, make_certificate
 
@@ -117,17 +117,6 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, files: Certificate, echoing:
 
 
 # gRPC.
-
-
-def call(proxy: Proxied, method: str, message: bytes = b"m", token: str | None = "alice", **options: Any) -> bytes:
-    """The answer of a method; grpc.RpcError where there is none."""
-    trusted = grpc.ssl_channel_credentials(Path(proxy.certificate).read_bytes())
-    given = [("authorization", f"Bearer {TOKENS.get(token, token)}")] if token else []
-    given += options.pop("metadata", [])
-    place = f"127.0.0.1:{proxy.port}"
-    with grpc.secure_channel(place, trusted, options=[("grpc.enable_http_proxy", 0)], **options) as channel:
-        answer: bytes = channel.unary_unary(method)(message, timeout=PATIENCE, metadata=given)
-        return answer
 
 
 def refusal(proxy: Proxied, *given: Any, **options: Any) -> tuple[Any, str]:

@@ -1,5 +1,6 @@
-"""`scripts/demo_live`, with a run that is there already, as a person starts and stops it."""
+"""`scripts/demo_live`, with a run that is there already, as a person starts and stops it; and each of its steps."""
 
+import importlib
 import json
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,14 @@ import pytest
 from data_processing.simulate import simulate
 from recsys.cleaning.pipeline import clean_logs
 from recsys.cleaning.profile import load_profile
-from recsys.errors import InputError
-from scripts import demo_live, screenshot_live
+from recsys.client import Client
+from recsys.errors import InputError, RunError
+from recsys.inference import load
+from recsys.serving.bundle import Answer, Bundle
+from recsys.serving.verify import difference, read_golden
+from scripts import demo, demo_live, screenshot_live
+from tests.shared_bundle import shared_bundle
+from tests.test_demo import smaller_config
 from tests.tiny_run import make_config, make_log_run, make_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,6 +141,104 @@ def test_flags_are_checked_first(
     out = [] if "--out" in flags else ["--out", str(tmp_path / "new")]
     assert demo_live.main([flag.format(folder=tmp_path) for flag in flags] + out) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
+class Here(demo_live.Processes):
+    """Runs the project's commands in this process, so that a test can make what they train small."""
+
+    def __init__(self, logs: Path) -> None:
+        super().__init__(logs)
+        self.names: list[str] = []
+
+    def run(self, name: str, module: str, *flags: object) -> None:
+        assert importlib.import_module(module).main([str(flag) for flag in flags]) == 0
+        self.names.append(name)
+
+
+@pytest.mark.slow
+def test_a_model_is_trained_where_none_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the project's own command with its own flags; only that users, epochs and the model are few and small."""
+    (tmp_path / "configs").mkdir()
+    smaller_config(tmp_path / "configs")
+    monkeypatch.setattr(demo, "ROOT", tmp_path)
+    monkeypatch.setattr(demo, "QUICK_USERS", 8)
+    monkeypatch.setattr(demo, "_quick_settings", lambda is_generated: ["--set", f"training.epochs={int(is_generated)}"])
+    out = tmp_path / "live"
+    for left in ("model/run", "bundle", "model_repository", "log"):
+        (out / left).mkdir(parents=True)
+    (out / "model" / "run" / "config.yaml").write_text("seed: 1\n")  # a demo that was stopped before its report
+
+    processes = Here(out / "logs")
+    run = demo_live.make_model(processes, out)
+    assert run == out / "model" / "run" and processes.names == ["model"]
+    load(run, device="cpu")
+    assert sorted(path.name for path in out.iterdir()) == ["log", "model"], "bundles of an earlier model are gone"
+    trained = (run / "config.yaml").read_text()
+    assert "epochs: 1.0\n" in trained and "hidden_size: 32\n" in trained
+
+    (out / "bundle").mkdir()
+    assert demo_live.make_model(processes, out) == run and processes.names == ["model"], "it is used again"
+    assert (out / "bundle").is_dir()
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[demo_live.Processes]:
+    """Real ones, which take no signals away from pytest."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        with demo_live.Processes(tmp_path / "live" / "logs") as found:
+            yield found
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def failure(*given: Any, step: Any) -> str:
+    with pytest.raises(RunError) as caught:
+        step(*given)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_training_that_fails_is_told_in_one_line(processes: demo_live.Processes, tmp_path: Path) -> None:
+    out = tmp_path / "live"
+    (out / "model").mkdir()
+    (out / "model" / "thesis.txt").touch()
+    said = failure(processes, out, step=demo_live.make_model)
+    assert said.startswith(
+        f"model ended with status 2: error: --out {out / 'model'}: holds 'thesis.txt', which no demo"
+    )
+    assert said.endswith(f"(all of it: {out / 'logs' / 'model.log'})")
+
+
+@pytest.mark.slow
+def test_triton_is_there_once_it_is_said_to_be(
+    processes: demo_live.Processes, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    bundle = shared_bundle(tmp_path_factory).bundle
+    endpoint, model = demo_live.start_server(processes, tmp_path / "live", bundle, triton=True)
+    assert (tmp_path / "live" / "model_repository" / "fused").is_dir()
+    assert [name for name, *_ in processes.running] == ["server"], "the export has ended"
+    requests, wanted, k = read_golden(bundle)
+    with Client(endpoint, model=model, retries=0) as client:
+        for request, right in zip(requests, wanted, strict=True):
+            found = client.recommend(request["columns"], k, remove_seen=request["remove_seen"])
+            tolerance = Bundle.open(bundle).manifest["tolerance"]
+            assert difference(Answer(found.items, found.scores, found.probabilities), right, tolerance) is None
+    processes.__exit__(None, None, None)
+    assert not is_open(port_of(endpoint))
+
+
+@pytest.mark.parametrize(("there", "name"), [(False, "repository"), (True, "server")])
+def test_a_server_that_does_not_start(there: bool, name: str, processes: demo_live.Processes, tmp_path: Path) -> None:
+    """A repository is exported where there is none, and one that is there is served as it is."""
+    out = tmp_path / "live"
+    if there:
+        (out / "model_repository").mkdir()
+    said = failure(processes, out, tmp_path / "no-bundle", True, step=demo_live.start_server)
+    assert said.startswith(f"{name} ended with status 2: error: ")
+    assert str(out / "model_repository" if there else tmp_path / "no-bundle") in said
 
 
 def test_no_persons_log_goes_into_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
