@@ -206,8 +206,10 @@ def facts_section(contents: Contents) -> Section:
         "Loss": Cell(config.model.loss.name.replace("_", " ")),
         "Seed": Cell(str(config.seed), config.seed),
     }
+    if contents.memory is not None:
+        facts["Trained parameters"] = counted(contents.memory["trainable"])
     if contents.parameters is not None:
-        facts["Parameters"] = counted(contents.parameters)
+        facts["Numbers saved with the run"] = counted(contents.parameters)  # vectors of text and attributes among them
     if contents.items is not None:
         facts["Commands with an id"] = counted(sum(name is not None for name in contents.items.names))
     for key, name in (
@@ -228,7 +230,7 @@ def facts_section(contents: Contents) -> Section:
     else:
         tables.append(Table("The environment", ["Fact", "Value"], settings(contents.environment), style="facts"))
     if contents.parameters is None:
-        notes.append("model.safetensors is missing, so the number of parameters is not known.")
+        notes.append("model.safetensors is missing, so what is saved is not counted.")
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     details = [("The whole configuration (config.yaml)", text)]
     return Section("facts", "Facts of the run", tables=tables, notes=notes, details=details)

@@ -102,7 +102,7 @@ def test_split_sizes(run: Path) -> None:
 def test_facts(run: Path) -> None:
     section = facts_section(read_contents(run))
     facts = {row[0].text: row[1] for row in section.tables[0].rows}
-    assert facts["Parameters"].value == 3 * 5 + 7
+    assert facts["Numbers saved with the run"].value == 3 * 5 + 7 and "Trained parameters" not in facts
     assert facts["Commands with an id"].value == 92
     assert facts["CPU time of training"].text == "23 min 31 s"
     environment = {row[0].text: row[1].text for row in section.tables[1].rows}

@@ -10,6 +10,7 @@ import pytest
 from recsys.errors import RunError
 from recsys.report import report
 from recsys.report.contents import read_contents
+from recsys.report.facts import facts_section
 from recsys.report.memory import memory_section
 
 MEMORY: dict[str, Any] = {
@@ -100,3 +101,10 @@ def test_what_is_missing_is_said(make_run: Callable[..., Path]) -> None:
 def test_a_damaged_file_is_named(make_run: Callable[..., Path]) -> None:
     with pytest.raises(RunError, match=r"memory.json: measured\.weights: .*valid integer"):
         section(make_run(), {**MEMORY, "measured": {"weights": "much"}})
+
+
+def test_the_facts_of_the_run_count_what_is_trained(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    section(run, MEMORY)
+    facts = {row[0].text: row[1].value for row in facts_section(read_contents(run)).tables[0].rows}
+    assert (facts["Trained parameters"], facts["Numbers saved with the run"]) == (25_000, 3 * 5 + 7)

@@ -125,7 +125,7 @@ MISSING = {
     "cleaning": "cleaning/report.json is missing",
     "dataset.json": "sizes of splits are not known",
     "environment.json": "versions are not known",
-    "model.safetensors": "number of parameters is not known",
+    "model.safetensors": "what is saved is not counted",
 }
 
 
