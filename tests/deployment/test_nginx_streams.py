@@ -233,7 +233,8 @@ def listening(
     proxy: Proxied, origin: str | None, headers: dict[str, str], path: str = "/ws"
 ) -> Iterator[ClientConnection]:
     place = f"wss://127.0.0.1:{proxy.port}{path}"
-    with connect(place, ssl=proxy.context(), additional_headers=headers, origin=origin, proxy=None) as socket:  # type: ignore[arg-type]
+    how: Any = {"ssl": proxy.context(), "proxy": None, "open_timeout": PATIENCE}
+    with connect(place, additional_headers=headers, origin=origin, **how) as socket:  # type: ignore[arg-type]
         yield socket
 
 
