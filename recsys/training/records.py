@@ -38,8 +38,11 @@ def changed_sources(noted: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
         noted: the run's environment.json.
         now: `describe_environment` of the same configuration.
     """
-    sources = [name for name, entry in now.items() if isinstance(entry, dict) and "sha256" in entry]
-    return [name for name in sources if now[name]["sha256"] != noted.get(name, {}).get("sha256")]
+    theirs, ours = (
+        {name: entry["sha256"] for name, entry in described.items() if isinstance(entry, dict) and "sha256" in entry}
+        for described in (noted, now)
+    )
+    return [name for name in ours if ours[name] != theirs.get(name)]
 
 
 def build_history(

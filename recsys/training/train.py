@@ -129,9 +129,9 @@ def _require_same(run: RunDirectory, config: RunConfig, schema: Schema, dataset:
     if differences:
         raise RunError(f"{run.path}: cannot resume on {dataset}: {differences[0]}")
     now = describe_environment(config, dataset)
+    if run.data_hash() != now["dataset"]["sha256"]:
+        raise RunError(f"{run.path}: cannot resume: the files of {dataset} have changed since it started")
     for name in changed_sources(run.read_json(run.environment_file), now):
-        if name == "dataset":
-            raise RunError(f"{run.path}: cannot resume: the files of {dataset} have changed since it started")
         raise RunError(
             f"{run.path}: cannot resume: {now[name]['path']} is not what it was when the run started; put that back"
         )

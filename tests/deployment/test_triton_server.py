@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 import pytest
 
+from deployment.export_triton import JOINED
 from deployment.triton import main
 from deployment.triton_environment import prepare
 from deployment.triton_server import Server
@@ -46,7 +47,8 @@ def test_requests_of_any_length_at_once(running: Running) -> None:
         list(pool.map(ask, range(96)))
     for model, (requests, batches) in counts(running).items():
         asked, ran = requests - before[model][0], batches - before[model][1]
-        assert asked >= 48 and ran < asked, model  # some ran together
+        assert asked >= 48
+        assert ran < asked if model in JOINED else ran == asked, model  # some ran together, where that is meant
 
 
 def counts(running: Running) -> dict[str, tuple[int, int]]:

@@ -7,7 +7,7 @@ import pytest
 
 from recsys.config import RunConfig
 from recsys.run_directory import dataset_fingerprint
-from recsys.training.records import build_history, describe_environment
+from recsys.training.records import build_history, changed_sources, describe_environment
 
 LOG = [
     {"step": 5, "loss": 3.0, "item_loss": 2.0},
@@ -46,3 +46,10 @@ def test_environment_names_command_seed_and_data(tmp_path: Path, monkeypatch: py
     assert found["versions"]["python"].startswith("3.")
     (tmp_path / "schema.json").write_text("{ }")
     assert describe_environment(RunConfig(), tmp_path)["dataset"]["sha256"] != found["dataset"]["sha256"]
+
+
+def test_what_changed_is_told_by_its_contents() -> None:
+    now = {"seed": 3, "dataset": {"path": "b", "sha256": "1"}, "base": {"path": "x", "sha256": "2"}}
+    assert changed_sources({"dataset": {"path": "a", "sha256": "1"}, "base": {"sha256": "2"}}, now) == []
+    assert changed_sources({"dataset": {"sha256": "9"}, "base": {"sha256": "2"}, "seed": 4}, now) == ["dataset"]
+    assert changed_sources({"dataset": 3, "base": {"sha256": None}}, now) == ["dataset", "base"]
