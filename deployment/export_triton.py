@@ -29,7 +29,7 @@ from recsys.serving.transform import Transform
 Array = npt.NDArray[Any]
 STEPS = ("transform", "embed", "rank", "decode", "fused")
 JOINED = ("embed", "rank", "fused")
-"""Steps with a graph, which computes several requests in less time than one after another."""
+"""Steps with a graph, of which Triton may join several requests into one batch."""
 ENSEMBLE = "ensemble"
 BACKENDS = ("python", "onnxruntime")
 COPIES = ("transform.py", "graphs.py", "integrity.py", "wire.py")

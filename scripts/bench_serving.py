@@ -246,8 +246,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="a measurement (default 10)")
     parser.add_argument("--quick", action="store_true", help="a smaller run and short measurements: about a minute")
     parser.add_argument("--threads", type=int, default=1, help="that compute a request together (default 1)")
-    parser.add_argument("--minutes", type=float, help="load each server for so long instead")
-    parser.add_argument("--faults", action="store_true", help="kill and stop Triton's processes under load instead")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--minutes", type=float, help="load each server for so long instead")
+    instead.add_argument("--faults", action="store_true", help="kill and stop Triton's processes under load instead")
     parser.add_argument("--json", "--out", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as work:

@@ -6,15 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from deployment.triton import Supervisor
 from deployment.triton_server import Server
-from recsys.client import Client
-from recsys.errors import RecsysError, RunError
-from recsys.serving.bundle import Answer
-from recsys.serving.verify import difference
-from scripts.serving.load import K, Question, Way
+from recsys.errors import RunError
+from scripts.serving.load import Question, Tally, Way, call
 
 CALLERS = 8
 PAUSE = 0.1
@@ -41,51 +38,23 @@ FAULTS = (
 )
 
 
-@dataclass
-class Load:
-    """Callers that ask until they are told to end, and what they met; `wrong` with the reasons."""
-
-    way: Way
-    questions: list[Question]
-    tolerance: float
-    right: int = 0
-    errors: int = 0
-    wrong: list[str] = field(default_factory=list)
-    ended: threading.Event = field(default_factory=threading.Event)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Ask as long as the block runs."""
-        threads = [threading.Thread(target=self._call, args=(place,)) for place in range(CALLERS)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self.ended.set()
-            for thread in threads:
-                thread.join()
-
-    def _call(self, place: int) -> None:
-        with Client(self.way.url, model=self.way.model, retries=0, deadline=10.0) as client:
-            while not self.ended.is_set():
-                question = self.questions[place % len(self.questions)]
-                place += 1
-                try:
-                    found = client.recommend(question.history, K)
-                except RecsysError:
-                    with self.lock:
-                        self.errors += 1
-                    self.ended.wait(PAUSE)
-                    continue
-                answer = Answer(found.items, found.scores, found.probabilities)
-                reason = difference(answer, question.answer, self.tolerance)
-                with self.lock:
-                    if reason is None:
-                        self.right += 1
-                    else:
-                        self.wrong.append(reason)
+@contextmanager
+def loaded(way: Way, questions: list[Question], tolerance: float) -> Iterator[Tally]:
+    """Callers that ask as long as the block runs; what they met is in the tally behind it."""
+    ended, tallies, whole = threading.Event(), [Tally() for _ in range(CALLERS)], Tally()
+    threads = [
+        threading.Thread(target=call, args=(way, n, lambda: not ended.is_set(), questions, tolerance, tally, PAUSE))
+        for n, tally in enumerate(tallies)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield whole
+    finally:
+        ended.set()
+        for thread, tally in zip(threads, tallies, strict=True):
+            thread.join()
+            whole.add(tally)
 
 
 class Diary:
@@ -124,13 +93,13 @@ def suffer(
     """
     diary = Diary()
     supervisor = supervised(diary.tell)
-    load = Load(Way("fused", supervisor.canary.address, "fused"), questions, tolerance)
+    way = Way("fused", supervisor.canary.address, "fused")
     figures = {}
     watching = threading.Thread(target=supervisor.watch)
     try:
         supervisor.start()
         watching.start()
-        with load.running():
+        with loaded(way, questions, tolerance) as met:
             for fault in FAULTS:
                 times = [_inflict(fault, supervisor.server, diary) for _ in range(rounds)]
                 for name, seconds in zip(("noticed", "mended"), zip(*times, strict=True), strict=True):
@@ -141,7 +110,10 @@ def suffer(
         if watching.ident is not None:
             watching.join()
         supervisor.server.stop()
-    return {**figures, "right_answers": load.right, "errors_met": load.errors, "wrong_answers": len(load.wrong)}
+    for line in sorted(set(met.wrong))[:5]:
+        print(f"went wrong: {line}")
+    counts = {"right_answers": len(met.seconds), "errors_met": len(met.errors), "wrong_answers": len(met.wrong)}
+    return {**figures, **counts}
 
 
 def _inflict(fault: Fault, server: Server, diary: Diary) -> tuple[float, float]:

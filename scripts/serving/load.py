@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,12 @@ def drive(way: Way, callers: int, seconds: float, questions: Sequence[Question],
     """Let callers, each with a connection of its own, ask one after another for that long."""
     tallies = [Tally() for _ in range(callers)]
     begin = time.perf_counter()
+
+    def goes_on() -> bool:
+        return time.perf_counter() < begin + seconds
+
     threads = [
-        threading.Thread(target=_call, args=(way, n, begin + seconds, questions, tolerance, tallies[n]))
-        for n in range(callers)
+        threading.Thread(target=call, args=(way, n, goes_on, questions, tolerance, tallies[n])) for n in range(callers)
     ]
     for thread in threads:
         thread.start()
@@ -116,9 +119,18 @@ def drive(way: Way, callers: int, seconds: float, questions: Sequence[Question],
     return whole
 
 
-def _call(way: Way, place: int, until: float, questions: Sequence[Question], tolerance: float, tally: Tally) -> None:
+def call(
+    way: Way,
+    place: int,
+    goes_on: Callable[[], bool],
+    questions: Sequence[Question],
+    tolerance: float,
+    tally: Tally,
+    pause: float = 0.0,
+) -> None:
+    """Be one caller: ask from question `place` on as long as `goes_on`, with `pause` seconds after an error."""
     with Client(way.url, model=way.model, retries=0, deadline=30.0) as client:
-        while time.perf_counter() < until:
+        while goes_on():
             question = questions[place % len(questions)]
             place += 1
             begin = time.perf_counter()
@@ -126,6 +138,7 @@ def _call(way: Way, place: int, until: float, questions: Sequence[Question], tol
                 found = client.recommend(question.history, K)
             except RecsysError as error:
                 tally.errors.append(str(error))
+                time.sleep(pause)
                 continue
             taken = time.perf_counter() - begin
             reason = difference(Answer(found.items, found.scores, found.probabilities), question.answer, tolerance)
