@@ -106,6 +106,8 @@ class Run:
     def _together(self, requests: Sequence[Tensors]) -> list[Tensors | Exception]:
         batch = {name: self._joined(name, requests) for name in self.graph.inputs}
         found = self.graph.run(batch)
+        if len(requests) == 1:
+            return [found]
         answers: list[Tensors | Exception] = []
         start = 0
         for tensors in requests:
@@ -115,9 +117,11 @@ class Run:
         return answers
 
     def _joined(self, name: str, requests: Sequence[Tensors]) -> Array:
-        parts = [tensors[name] for tensors in requests]
+        parts = [tensors[name].reshape(-1) if self.ranks[name] == 1 else tensors[name] for tensors in requests]
+        if len(parts) == 1:
+            return parts[0]
         if self.ranks[name] == 1:
-            return np.concatenate([part.reshape(-1) for part in parts])
+            return np.concatenate(parts)
         sizes = self._shape(name, requests)[1:]
         padded = []
         for part in parts:
@@ -125,7 +129,7 @@ class Run:
             # Times must not run backwards, so theirs is the last of each row.
             mode: Any = "edge" if name == transform.TIMES else "constant"
             padded.append(part if part.shape[1:] == sizes else np.pad(part, room, mode=mode))
-        return padded[0] if len(padded) == 1 else np.concatenate(padded)
+        return np.concatenate(padded)
 
     def _own(self, name: str, values: Array, tensors: Tensors) -> Array:
         if name == "vectors":

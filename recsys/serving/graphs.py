@@ -67,6 +67,5 @@ class Graph:
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. `batch` may hold more than the graph reads; KeyError names what it lacks."""
-        feeds = {n: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(batch[n])) for n in self.inputs}
-        values = self.session.run_with_ort_values(self.outputs, {**feeds, **self.tables})
-        return {name: value.numpy() for name, value in zip(self.outputs, values, strict=True)}
+        feeds = {name: batch[name] for name in self.inputs}
+        return dict(zip(self.outputs, self.session.run(self.outputs, {**feeds, **self.tables}), strict=True))

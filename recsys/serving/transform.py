@@ -167,8 +167,8 @@ class Transform:
         """Ids ``[B, K]``, -1 behind the last, to each row's names and the values ``[B, K]`` (scores) beside them."""
         rows = []
         for n, row in enumerate(ids):
-            count = int((row >= 0).sum())
-            names = [str(self.names[i]) for i in row[:count]]
+            known = [i for i in row.tolist() if i >= 0]
+            count, names = len(known), [str(self.names[i]) for i in known]
             rows.append((names, *(v[n, :count].tolist() for v in values)))
         return rows
 
@@ -207,8 +207,9 @@ class Transform:
         if column.kind == "clock":
             return self._clock(column, times[kept])
         if column.source == self.interval:
-            gaps = np.diff(times, prepend=times[0]) / MICROSECONDS
-            return _scaled(column, gaps[kept])
+            gaps = np.zeros(len(times))
+            np.subtract(times[1:], times[:-1], out=gaps[1:])
+            return _scaled(column, gaps[kept] / MICROSECONDS)
         values = self._given(column.source, request, len(times), column.once)
         if column.kind != "ids":
             numbers = _numbers(column.source, values)
@@ -216,24 +217,28 @@ class Transform:
             _check_numbers(column, numbers)
             return _once(column, _scaled(column, ordered[kept]))
         places = range(kept.start, kept.stop) if order is None else order[kept].tolist()
+        chosen = values[kept] if order is None else [values[p] for p in places]
         if column.lists:
-            return self._bags(column, [values[p] for p in places], places)
-        return _once(column, self._texts(column, [values[p] for p in places], places))
+            return self._bags(column, chosen, places)
+        return _once(column, self._texts(column, chosen, places))
 
     def _texts(self, column: Column, values: Sequence[Any], places: Sequence[int] | None = None) -> Array:
         """Ids of texts; null 1, unknown 2 or a hash bucket. places: of the values in the request, for messages."""
-        known, found = self._ids[column.name], np.empty(len(values), dtype=np.int64)
-        for n, value in enumerate(values):
-            if value is None:
-                found[n] = NULL_ID
-                continue
-            text = value if isinstance(value, str) else _text(column, value, n if places is None else places[n])
-            number = known.get(text)
-            found[n] = self._other(column, text) if number is None else number
-        return found
+        known = self._ids[column.name]
+        found = [known.get(value) if type(value) is str else None for value in values]
+        for n, number in enumerate(found):
+            if number is None:
+                found[n] = self._id_of(column, values[n], n if places is None else places[n])
+        return np.array(found, dtype=np.int64)
 
-    def _other(self, column: Column, text: str) -> int:
-        """Id of a text that has none of its own."""
+    def _id_of(self, column: Column, value: Any, at: int) -> int:
+        """Id of a value, also of one that is no known text."""
+        if value is None:
+            return NULL_ID
+        text = value if isinstance(value, str) else _text(column, value, at)
+        number = self._ids[column.name].get(text)
+        if number is not None:
+            return number
         if not column.hash_buckets:
             return OOV_ID
         try:
@@ -269,7 +274,8 @@ def _times(values: Any) -> Array:
         raise RequestError(f"column '{TIMESTAMP}' has shape {list(given.shape)}; expected one time an event")
     if given.dtype.kind in "iu":
         limit = int(LATEST_SECOND) * MICROSECONDS
-        wrong = np.flatnonzero((given > limit) | (given < -limit))
+        inside = not len(given) or bool(given.max() <= limit and given.min() >= -limit)
+        wrong = np.array([]) if inside else np.flatnonzero((given > limit) | (given < -limit))
         times = given.astype(np.int64)
     elif given.dtype.kind == "f" or not len(given):
         seconds = given.astype(np.float64)
@@ -305,6 +311,9 @@ def _numbers(name: str, values: Sequence[Any]) -> Array:
 
 
 def _check_numbers(column: Column, numbers: Array) -> None:
+    low = numbers.min()
+    if (low > -1 or not column.log1p) and (column.least is None or low >= column.least):
+        return  # what follows finds the first that is wrong
     if column.log1p and bool(((numbers <= -1) & np.isfinite(numbers)).any()):
         at = int(np.flatnonzero((numbers <= -1) & np.isfinite(numbers))[0])
         raise RequestError(f"column '{column.source}', event {at + 1}: {numbers[at]:g} has no log1p; expected above -1")
@@ -317,12 +326,15 @@ def _check_numbers(column: Column, numbers: Array) -> None:
 def _scaled(column: Column, numbers: Array) -> Array:
     """Numbers as the model reads them: float32, or ids of their buckets."""
     known = np.isfinite(numbers)
+    whole = bool(known.all())
+    safe = numbers if whole else np.where(known, numbers, 0.0)
     if column.kind == "bucket":
-        ids = np.searchsorted(np.asarray(column.boundaries), np.where(known, numbers, 0.0), side="right")
+        ids = np.searchsorted(np.asarray(column.boundaries), safe, side="right")
         buckets: Array = np.where(known, ids + column.first_id, NULL_ID).astype(np.int64)
         return buckets
-    safe = np.where(known, numbers, 0.0)
-    value = np.where(known, np.log1p(safe) if column.log1p else safe, column.mean)
+    value = np.log1p(safe) if column.log1p else safe
+    if not whole:
+        value = np.where(known, value, column.mean)
     if column.zscore:
         value = np.zeros_like(value) if column.constant else (value - column.mean) / column.std
     with np.errstate(over="ignore"):
@@ -365,6 +377,8 @@ def _list(column: Column, value: Any, at: int) -> Sequence[Any]:
 
 def _padded(parts: Sequence[Array], repeat: bool) -> Array:
     """Arrays of one number of dimensions as one, filled up with 0 (or each with its last value)."""
+    if len(parts) == 1:
+        return parts[0][None]
     if parts[0].ndim == 0:
         return np.stack(parts)
     shape = tuple(max(p.shape[d] for p in parts) for d in range(parts[0].ndim))

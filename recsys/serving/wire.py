@@ -216,16 +216,15 @@ def from_tensors(
             if column.kind == "time":
                 _check_times(values, where)
             elif KINDS[column.kind] == "BYTES":
-                values = [_read_cell(column, value, where, at) for at, value in enumerate(values)]
+                values = _read_cells(column, values, where)
             session[column.name] = values if not column.once else [values[0]] * lengths[n]
     return sessions, wanted, seen
 
 
 def _check_times(times: Array, where: str) -> None:
     limit = int(_LATEST_SECOND) * _MICROSECONDS
-    wrong = np.flatnonzero((times > limit) | (times < -limit))
-    if len(wrong):
-        at = int(wrong[0])
+    if len(times) and (times.max() > limit or times.min() < -limit):
+        at = int(np.flatnonzero((times > limit) | (times < -limit))[0])
         raise WireError(f"{where}, event {at + 1}: {int(times[at])}; expected microseconds since 1970")
 
 
@@ -283,6 +282,15 @@ def _sizes(tensor: Array, name: str) -> tuple[int, int]:
     if tensor.ndim != 2:
         raise WireError(f"input '{name}' has shape {list(tensor.shape)}; expected 2 numbers: sessions, events")
     return tensor.shape[0], tensor.shape[1]
+
+
+def _read_cells(column: Field, values: Array, where: str) -> list[Any]:
+    if column.kind == "text":
+        try:
+            return [value.decode() or None for value in values.tolist()]
+        except UnicodeDecodeError:
+            pass  # looked at one by one, the value is found and named
+    return [_read_cell(column, value, where, at) for at, value in enumerate(values)]
 
 
 def _read_cell(column: Field, value: Any, where: str, at: int) -> Any:

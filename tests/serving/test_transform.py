@@ -55,7 +55,8 @@ GAP_TIMES = st.lists(st.one_of(st.integers(0, 10**7), st.integers(0, 10**13), st
 @st.composite
 def sessions(draw: st.DrawFn) -> dict[str, Any]:
     gaps = draw(GAP_TIMES)
-    times = draw(st.permutations([NOW + sum(gaps[: n + 1]) for n in range(len(gaps))]))
+    ordered = [NOW + sum(gaps[: n + 1]) for n in range(len(gaps))]
+    times = draw(st.one_of(st.just(ordered), st.permutations(ordered)))
     each = {
         "item_id": st.one_of(texts("command 0", 9), texts("command 1", 3)),
         "place": texts("place ", 4),
@@ -136,6 +137,9 @@ def test_collate_pads_on_the_right(transform: Transform) -> None:
     assert batch["inputs.version"].shape == (2,) and batch["inputs.tags"].ndim == 3
     with_times = {**one, "times": np.array([5, 7])}, {**two, "times": np.array([1, 2, 3])}
     assert transform.collate(with_times, 1)["times"].tolist() == [[5, 7, 7], [1, 2, 3]]
+    for name, values in transform.collate([two], 5).items():
+        room = (slice(1, 2), *(slice(size) for size in values.shape[1:]))
+        np.testing.assert_array_equal(values, batch[name][room])
 
 
 def request(events: int, **changed: Any) -> dict[str, Any]:
@@ -153,6 +157,7 @@ def request(events: int, **changed: Any) -> dict[str, Any]:
         ({"timestamp": [1.0, math.nan, 2.0]}, "column 'timestamp', event 2: nan; expected microseconds"),
         ({"timestamp": [1.0, math.inf, 2.0]}, "column 'timestamp', event 2: inf"),
         ({"timestamp": [1, 2, 10**18]}, "column 'timestamp', event 3: 1000000000000000000"),
+        ({"timestamp": [1, -(10**18), 2]}, "column 'timestamp', event 2: -1000000000000000000"),
         ({"timestamp": ["yesterday"] * 3}, "column 'timestamp', event 1: 'yesterday'"),
         ({"timestamp": [[1, 2, 3]]}, "column 'timestamp' has shape [1, 3]"),
         ({"item_id": ["a"]}, "column 'item_id' holds 1 values, 'timestamp' 3"),
@@ -163,6 +168,8 @@ def request(events: int, **changed: Any) -> dict[str, Any]:
         ({"item_id": np.zeros((3, 2))}, "column 'item_id' holds [3, 2] values"),
         ({"merge_count": [1, "2", 3]}, "column 'merge_count', event 2: '2'; expected a number"),
         ({"merge_count": [1, 2, -1.5]}, "column 'merge_count', event 3: -1.5 has no log1p"),
+        ({"merge_count": [3, -1, 2]}, "column 'merge_count', event 2: -1 has no log1p"),
+        ({"merge_count": [math.nan, -1, 2]}, "column 'merge_count', event 2: -1 has no log1p"),
         ({"tags": [["a"], "b", []]}, "column 'tags', event 2: 'b'; expected a list of texts"),
         ({"version": ["v1", "v2", "v1"]}, "column 'version' changes within the session"),
         ({"place": ["\ud800"] * 3}, "column 'place': '\\ud800' is no valid text"),
@@ -172,6 +179,27 @@ def test_bad_requests_are_named(transform: Transform, changed: dict[str, Any], m
     with pytest.raises(RequestError) as raised:
         transform.encode(request(3, **changed))
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_gap_below_zero_is_named() -> None:
+    columns = [{"name": "a", "kind": "ids", "source": "a"}, {"name": "gap", "kind": "number", "source": "gap"}]
+    facts = {"item": "a", "max_length": 2, "needs_times": False, "interval": "timestamp_interval"}
+    facts |= {"zone": {"starts": [], "offsets": [0]}, "columns": [columns[0], {**columns[1], "least": 0.0}]}
+    transform = Transform(facts, {"a": ["x"]})
+    given = {"a": ["x"] * 3, "timestamp": [1, 2, 3]}
+    assert transform.encode({**given, "gap": [1, 0, None]})["inputs.gap"].tolist() == [0, 0]
+    for gaps in ([1, -0.5, 2], [math.nan, -0.5, 2]):
+        with pytest.raises(RequestError, match="column 'gap', event 2: -0.5; expected 0 or more"):
+            transform.encode({**given, "gap": gaps})
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_what_is_wrong_is_named_by_its_place_in_the_request(transform: Transform, backwards: bool) -> None:
+    items: list[Any] = ["command 03"] * 20
+    items[17 if not backwards else 2] = 2.5
+    times = [NOW + (-n if backwards else n) for n in range(20)]
+    with pytest.raises(RequestError, match=f"column 'item_id', event {3 if backwards else 18}: 2.5; expected text"):
+        transform.encode(request(20, item_id=items, timestamp=times))
 
 
 def test_missing_column_no_session_and_k(transform: Transform) -> None:
