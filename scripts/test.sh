@@ -35,4 +35,4 @@ from_distribution nginx nginx
 from_distribution openssl openssl
 # The Triton server, into the user's cache: after this the tests use loopback only.
 .venv/bin/python -c 'from deployment.triton_environment import prepare; print("[setup] Triton:", prepare().folder)'
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -17,11 +17,9 @@ import pytest
 from deployment.export_triton import Settings, export_triton
 from deployment.triton_environment import prepare
 from deployment.triton_server import Canary, Place
-from recsys.export.bundle import export
 from recsys.serving import integrity, wire
 from recsys.serving.bundle import Answer, Bundle
 from recsys.serving.verify import difference
-from tests.tiny_bundle import make_rich_run
 
 KEY = "a-key-of-the-tests"
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,13 +80,8 @@ def free_ports() -> Place:
 
 
 @contextmanager
-def triton(folder: Path, run: Path | None = None) -> Iterator[Running]:
-    """Export a run, start `deployment.triton` on it, and stop it after the block; it must leave nothing behind.
-
-    run: None: one that reads every kind of column.
-    """
-    run = run or make_rich_run(folder)
-    bundle = export(run, folder / "bundle").path
+def triton(folder: Path, run: Path, bundle: Path) -> Iterator[Running]:
+    """Start `deployment.triton` on a run's bundle, and stop it after the block; it must leave nothing behind."""
     repository, place = export_triton(bundle, folder / "models", Settings(instances=2, delay=2_000)), free_ports()
     (folder / "key").write_text(KEY)
     prepare()

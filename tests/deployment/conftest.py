@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.shared_bundle import shared_bundle
+
 if TYPE_CHECKING:
     from tests.tiny_triton import Running
 
@@ -13,5 +15,6 @@ if TYPE_CHECKING:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Running"]:
     from tests.tiny_triton import triton  # PyTorch, which most files here do without
 
-    with triton(tmp_path_factory.mktemp("served")) as started:
+    made = shared_bundle(tmp_path_factory)
+    with triton(tmp_path_factory.mktemp("served"), made.run, made.bundle) as started:
         yield started

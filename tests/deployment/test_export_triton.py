@@ -17,19 +17,17 @@ import pytest
 
 from deployment.export_triton import COPIES, STEPS, Settings, export_triton, main
 from recsys.errors import ConfigError, InputError
-from recsys.export.bundle import export
 from recsys.serving import integrity, wire
 from recsys.serving.bundle import Answer, Bundle
 from recsys.serving.verify import difference, read_golden
-from tests.tiny_bundle import make_rich_run
+from tests.shared_bundle import shared_bundle
 
 SIZES = {"TYPE_INT64": 8, "TYPE_FP64": 8, "TYPE_INT32": 4, "TYPE_FP32": 4, "TYPE_BOOL": 1}
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = make_rich_run(tmp_path_factory.mktemp("rich"))
-    return export(run, tmp_path_factory.mktemp("bundle") / "b").path
+    return shared_bundle(tmp_path_factory).bundle
 
 
 @pytest.fixture(scope="module")

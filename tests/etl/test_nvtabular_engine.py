@@ -46,7 +46,7 @@ def fit(workflow, events, parts):
 
 
 @settings(
-    max_examples=20,
+    max_examples=12,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # half a second an example: shrinking would take minutes
     suppress_health_check=[HealthCheck.too_slow],

@@ -1,9 +1,11 @@
 """A model that others trained (SmolLM2-135M, four bits) fine-tuned by QLoRA on generated logs, on the CPU."""
 
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -43,6 +45,8 @@ def configuration() -> RunConfig:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_smollm2_is_fine_tuned_kept_loaded_and_merged(data: Path, tmp_path: Path, monkeypatch) -> None:
+    # While it reads the file transformers asks for this table once a module, which takes longer than the reading.
+    monkeypatch.setattr(gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map))
     seen = {}
 
     def watched(*given: object) -> Parts:

@@ -128,6 +128,7 @@ def test_other_backbones_adapted_hold_what_was_planned(
     assert 0 < found["measured"]["adapters"] == found["measured"]["adapters_by_formula"] < found["trainable"]
 
 
+@pytest.mark.slow
 def test_adapters_are_counted_beside_the_formula(bases: Path, tmp_path: Path) -> None:
     """r (d + k), summed over the targets; DoRA has d more of each, an expert its own."""
     queries, gates = 2 * 4 * (64 + 64), 2 * 4 * (128 + 64)

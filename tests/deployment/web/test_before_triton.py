@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from recsys.export import export
 from tests.tiny_live import Process, shown
 from tests.tiny_run import START, make_config, make_log_run, make_run, write_log
 from tests.tiny_triton import stub_of, triton
@@ -17,7 +18,7 @@ def running(tmp_path_factory):
     folder = tmp_path_factory.mktemp("live")
     small = make_config(backbone={"name": "sasrec", "hidden_size": 8, "num_layers": 1, "num_heads": 2})
     run = make_log_run(make_run(folder / "made", config=small)[1], folder / "run")
-    with triton(folder, run) as found:
+    with triton(folder, run, export(run, folder / "bundle").path) as found:
         yield found
 
 
