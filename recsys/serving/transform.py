@@ -217,7 +217,7 @@ class Transform:
             _check_numbers(column, numbers)
             return _once(column, _scaled(column, ordered[kept]))
         places = range(kept.start, kept.stop) if order is None else order[kept].tolist()
-        chosen = values[kept] if order is None else [values[p] for p in places]
+        chosen = list(values)[kept] if order is None else [values[p] for p in places]
         if column.lists:
             return self._bags(column, chosen, places)
         return _once(column, self._texts(column, chosen, places))

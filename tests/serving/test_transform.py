@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -244,9 +245,13 @@ def test_forms_of_times_and_texts_that_mean_the_same(transform: Transform) -> No
     whole = transform.encode(request(3, timestamp=[NOW, NOW + 500_000, NOW + 1_500_000]))
     seconds = transform.encode(request(3, timestamp=np.array([NOW, NOW + 500_000, NOW + 1_500_000]) / 1e6))
     raw = transform.encode(request(3, item_id=[b"item_id 1"] * 3, timestamp=[NOW, NOW + 500_000, NOW + 1_500_000]))
+    kept = {name: deque(values) if isinstance(values, list) else values for name, values in request(3).items()}
+    kept |= {"timestamp": deque([NOW, NOW + 500_000, NOW + 1_500_000]), "place": np.array(["place 1"] * 3)}
+    live = transform.encode(kept)
     for name, values in whole.items():
         np.testing.assert_array_equal(values, seconds[name])
         np.testing.assert_array_equal(values, raw[name])
+        np.testing.assert_array_equal(values, live[name])
 
 
 def test_ten_thousand_events(transform: Transform) -> None:
