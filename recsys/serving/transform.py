@@ -274,8 +274,8 @@ def _times(values: Any) -> Array:
         raise RequestError(f"column '{TIMESTAMP}' has shape {list(given.shape)}; expected one time an event")
     if given.dtype.kind in "iu":
         limit = int(LATEST_SECOND) * MICROSECONDS
-        inside = not len(given) or bool(given.max() <= limit and given.min() >= -limit)
-        wrong = np.array([]) if inside else np.flatnonzero((given > limit) | (given < -limit))
+        outside = len(given) and (given.max() > limit or given.min() < -limit)
+        wrong = np.flatnonzero((given > limit) | (given < -limit)) if outside else np.array([])
         times = given.astype(np.int64)
     elif given.dtype.kind == "f" or not len(given):
         seconds = given.astype(np.float64)

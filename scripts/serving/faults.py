@@ -4,14 +4,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from deployment.triton import Supervisor
 from deployment.triton_server import Server
 from recsys.errors import RunError
-from scripts.serving.load import Question, Tally, Way, call
+from scripts.serving.load import Question, Way, loaded
 
 CALLERS = 8
 PAUSE = 0.1
@@ -36,25 +35,6 @@ FAULTS = (
     Fault("server_killed", signal.SIGKILL, False),
     Fault("server_hanging", signal.SIGSTOP, False),
 )
-
-
-@contextmanager
-def loaded(way: Way, questions: list[Question], tolerance: float) -> Iterator[Tally]:
-    """Callers that ask as long as the block runs; what they met is in the tally behind it."""
-    ended, tallies, whole = threading.Event(), [Tally() for _ in range(CALLERS)], Tally()
-    threads = [
-        threading.Thread(target=call, args=(way, n, lambda: not ended.is_set(), questions, tolerance, tally, PAUSE))
-        for n, tally in enumerate(tallies)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        yield whole
-    finally:
-        ended.set()
-        for thread, tally in zip(threads, tallies, strict=True):
-            thread.join()
-            whole.add(tally)
 
 
 class Diary:
@@ -99,7 +79,7 @@ def suffer(
     try:
         supervisor.start()
         watching.start()
-        with loaded(way, questions, tolerance) as met:
+        with loaded(way, CALLERS, questions, tolerance, PAUSE) as met:
             for fault in FAULTS:
                 times = [_inflict(fault, supervisor.server, diary) for _ in range(rounds)]
                 for name, seconds in zip(("noticed", "mended"), zip(*times, strict=True), strict=True):

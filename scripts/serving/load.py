@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,40 +98,50 @@ def make_questions(run: Path, lengths: Sequence[int], names: Sequence[str], seed
     return questions
 
 
-def drive(way: Way, callers: int, seconds: float, questions: Sequence[Question], tolerance: float) -> Tally:
-    """Let callers, each with a connection of its own, ask one after another for that long."""
-    tallies = [Tally() for _ in range(callers)]
-    begin = time.perf_counter()
+@contextmanager
+def loaded(
+    way: Way, callers: int, questions: Sequence[Question], tolerance: float, pause: float = 0.0
+) -> Iterator[Tally]:
+    """Callers, each with a connection of its own, that ask one after another as long as the block runs.
 
-    def goes_on() -> bool:
-        return time.perf_counter() < begin + seconds
-
+    What they met is in the tally behind it. pause: seconds that one waits after an error.
+    """
+    ended, tallies, whole = threading.Event(), [Tally() for _ in range(callers)], Tally()
     threads = [
-        threading.Thread(target=call, args=(way, n, goes_on, questions, tolerance, tallies[n])) for n in range(callers)
+        threading.Thread(target=_call, args=(way, n, ended, questions, tolerance, tally, pause))
+        for n, tally in enumerate(tallies)
     ]
+    begin = time.perf_counter()
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
-    whole = Tally()
-    for tally in tallies:
-        whole.add(tally)
-    whole.elapsed = time.perf_counter() - begin
-    return whole
+    try:
+        yield whole
+    finally:
+        ended.set()
+        for thread, tally in zip(threads, tallies, strict=True):
+            thread.join()
+            whole.add(tally)
+        whole.elapsed = time.perf_counter() - begin
 
 
-def call(
+def drive(way: Way, callers: int, seconds: float, questions: Sequence[Question], tolerance: float) -> Tally:
+    """What callers meet in that time."""
+    with loaded(way, callers, questions, tolerance) as met:
+        time.sleep(seconds)
+    return met
+
+
+def _call(
     way: Way,
     place: int,
-    goes_on: Callable[[], bool],
+    ended: threading.Event,
     questions: Sequence[Question],
     tolerance: float,
     tally: Tally,
-    pause: float = 0.0,
+    pause: float,
 ) -> None:
-    """Be one caller: ask from question `place` on as long as `goes_on`, with `pause` seconds after an error."""
     with Client(way.url, model=way.model, retries=0, deadline=30.0) as client:
-        while goes_on():
+        while not ended.is_set():
             question = questions[place % len(questions)]
             place += 1
             begin = time.perf_counter()
@@ -138,7 +149,7 @@ def call(
                 found = client.recommend(question.history, K)
             except RecsysError as error:
                 tally.errors.append(str(error))
-                time.sleep(pause)
+                ended.wait(pause)
                 continue
             taken = time.perf_counter() - begin
             reason = difference(Answer(found.items, found.scores, found.probabilities), question.answer, tolerance)

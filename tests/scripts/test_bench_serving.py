@@ -18,7 +18,7 @@ from recsys.export.bundle import export
 from recsys.inference import load
 from recsys.serving.bundle import Answer, Bundle
 from scripts.serving import faults
-from scripts.serving.load import Question, Tally, Way, drive, make_questions
+from scripts.serving.load import Question, Tally, Way, drive, loaded, make_questions
 from scripts.serving.made_run import Size, config_of, make_run
 from scripts.serving.servers import Running, below, cpu_seconds, own_share, proportional_size
 from tests.tiny_server import serving, wait_for
@@ -126,12 +126,12 @@ class Counted(list[Question]):
 def test_callers_go_on_through_errors_until_they_are_ended(served: tuple[Way, list[Question]]) -> None:
     way, (first, second, _) = served
     questions = Counted([first, replace(second, answer=Answer(second.answer.items, [9.0] * 5, [0.2] * 5))])
-    with faults.loaded(way, questions, 1e-4) as met:
+    with loaded(way, faults.CALLERS, questions, 1e-4, faults.PAUSE) as met:
         wait_for(lambda: questions.taken > 4 * faults.CALLERS)
     assert len(met.seconds) + len(met.wrong) >= questions.taken and not met.errors  # threads may lose a count
     assert len(met.seconds) > faults.CALLERS and "expected 9" in met.wrong[0]
     questions.taken = 0
-    with faults.loaded(Way("gone", "http://127.0.0.1:9", "recommend"), questions, 1e-4) as met:
+    with loaded(Way("gone", "http://127.0.0.1:9", "recommend"), faults.CALLERS, questions, 1e-4, faults.PAUSE) as met:
         wait_for(lambda: questions.taken > 2 * faults.CALLERS)
     assert len(met.errors) >= questions.taken and not met.seconds and not met.wrong
 
