@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from recsys.backbones.hstu import HSTU
 from recsys.export.buckets import ExportedTimeBuckets, least_floats
+from recsys.export.decoder import newest_decoder, take_newest
 from recsys.export.gru import ExportedGRU
-from recsys.export.newest import cut_last_layer, newest_states
 from recsys.heads import MIN_TEMPERATURE, CatalogueHead
 from recsys.inputs import CONTINUOUS, SequenceInputs
 from recsys.nn.embedding import BagEmbedding
@@ -102,8 +102,7 @@ class EmbedGraph(nn.Module):
         """columns ``[B]``, ``[B, T]`` or ``[B, T, L]`` each, streams ``[V, S]`` to vectors ``[B, T, H]``."""
         given = dict(zip(self.names, columns, strict=True))
         items = given[self.inputs.item_column]  # [B, T]
-        values = functional.embedding(items.flatten(), streams)  # [M, S]
-        found = [Stream(part) for part in values.split(self.widths, dim=1)]
+        found = self._of_items(items.flatten(), streams)
         found += [Stream(table, ids) for table, ids in zip(self.finished, self._ids(given), strict=True)]
         found += [Stream(p(v)) for p, v in zip(self.prepared, self._direct(given), strict=True)]
         fused = self.fusion.mix(found)  # [M, D]
@@ -111,6 +110,14 @@ class EmbedGraph(nn.Module):
         if self.inputs.context is not None:
             vectors = vectors + self.inputs.context(given)
         return vectors
+
+    def _of_items(self, items: Tensor, streams: Tensor) -> list[Stream]:
+        """The items' own streams: items ``[M]``, streams ``[V, S]``."""
+        count, width = len(self.widths), self.widths[0]
+        if self.widths == [width] * count:  # a row each, so that nothing is cut apart once it is gathered
+            rows = streams.view(-1, width)  # [V N, W]
+            return [Stream(rows, items * count + place) for place in range(count)]
+        return [Stream(part) for part in functional.embedding(items, streams).split(self.widths, dim=1)]
 
     def _ids(self, given: Mapping[str, Tensor]) -> list[Tensor]:
         """Ids ``[M]`` of every stream that is the event's own."""
@@ -142,7 +149,7 @@ class RankGraph(nn.Module):
         super().__init__()
         head = model.heads[model.item]
         assert isinstance(head, CatalogueHead)
-        self.model = model
+        self.model, self.decoder = model, newest_decoder(model)
         self.reserved, self.cosine, self.temperature = head.reserved, head.cosine, head.temperature
         self.repeats = head.repeats
         if head.log_temperature is not None:
@@ -167,7 +174,7 @@ class RankGraph(nn.Module):
         -> ids ``[B, K]`` (-1 where no candidate is left; equal scores by lowest id), scores ``[B, K]``, probabilities
         ``[B, K]`` over the whole catalogue.
         """
-        newest = newest_states(self.model, vectors, lengths, times)  # [B, H]
+        newest = self._newest(vectors, lengths, times)  # [B, H]
         if self.cosine:
             newest = functional.normalize(newest, dim=-1)
         scores = (newest if self.temperature == 1 else newest / self.temperature) @ output  # [B, V]
@@ -187,6 +194,13 @@ class RankGraph(nn.Module):
         ids = ids.masked_fill(best == float("-inf"), -1)
         return ids, best, (best - total).exp()
 
+    def _newest(self, vectors: Tensor, lengths: Tensor, times: Tensor | None) -> Tensor:
+        """Each row's state ``[B, H]`` that predicts what follows."""
+        if self.decoder is not None:
+            states: Tensor = self.decoder(vectors, lengths)
+            return states
+        return take_newest(self.model.predictive(vectors, lengths, times), lengths).squeeze(1)
+
 
 def exportable(model: Recommender) -> Recommender:
     """The model with the parts that have no export as they are replaced by equal ones; changes `model`."""
@@ -196,8 +210,6 @@ def exportable(model: Recommender) -> Recommender:
         inner.config.use_cache = False
         if getattr(inner.config, "model_type", "") == "mixtral":  # the default walks over experts in a Python loop
             inner.set_experts_implementation("batched_mm")
-        if model.rule.every_position:
-            cut_last_layer(inner)
     layers = getattr(backbone, "gru", None)
     if isinstance(layers, nn.GRU):
         backbone.gru = ExportedGRU(layers)

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 WEIGHTS = "weights.data"
 """File of all graphs' larger tensors; each is in it once."""
+OPSET = 23
+"""Of ONNX's operators: the first with attention, rotary positions and root mean square norms."""
 LEAST_BYTES = 256
 """Smaller tensors stay in the graph."""
 ALIGNMENT = 64
@@ -62,6 +64,7 @@ def to_onnx(module: nn.Module, signature: Signature, translations: Mapping[Any, 
             program,
             dynamo=True,
             verbose=False,
+            opset_version=OPSET,
             input_names=[i.name for i in signature.inputs],
             output_names=[o.name for o in signature.outputs],
             custom_translation_table=dict(translations),
@@ -106,7 +109,8 @@ def quantised(model: ModelProto) -> ModelProto:
 
     with tempfile.TemporaryDirectory(prefix="recsys.") as folder, _quiet():
         path = Path(folder) / "quantised.onnx"
-        quantize_dynamic(model, path, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
+        settings = {"weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": True}
+        quantize_dynamic(model, path, op_types_to_quantize=["MatMul"], **settings)
         return onnx.load(path)
 
 

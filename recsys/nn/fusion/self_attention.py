@@ -66,10 +66,10 @@ class SelfAttentionFusion(Fusion):
         rest = streams.shape[-1] - 3 * len(self.query) - heads
         columns = [width] * (2 * heads) + [len(self.query), heads, rest]
         *parts, value, towards, _ = streams.transpose(0, 1).split(columns, dim=-1)  # 2h of [m, N, D/h], [m, N, D]
-        weights = torch.stack([parts[h] @ parts[heads + h].transpose(1, 2) for h in range(heads)], dim=1)
-        weights = (weights / math.sqrt(width)).softmax(-1)  # w, [m, h, N, N]
+        weights = torch.stack([parts[h] @ parts[heads + h].transpose(1, 2) for h in range(heads)], dim=2)
+        weights = (weights / math.sqrt(width)).softmax(-1)  # w, [m, N, h, N]
         # Products of so few numbers cost less element by element than as many small matrix products.
-        scores = (weights * towards.transpose(1, 2).unsqueeze(2)).sum((1, 3))  # c_i . u, [m, N]
+        scores = (weights * towards.transpose(1, 2).unsqueeze(1)).sum((2, 3))  # c_i . u, [m, N]
         pooling = (scores / math.sqrt(heads * width)).softmax(-1)  # a, [m, N]
-        shares = (pooling[:, None, :, None] * weights).sum(2)  # of each value in the result, [m, h, N]
+        shares = (pooling[:, :, None, None] * weights).sum(1)  # of each value in the result, [m, h, N]
         return (shares.transpose(1, 2).unsqueeze(-1) * value.unflatten(-1, (heads, width))).sum(1).flatten(1)
