@@ -17,6 +17,7 @@ from torch.nn import functional
 from recsys.backbones.hstu import HSTU
 from recsys.export.buckets import ExportedTimeBuckets, least_floats
 from recsys.export.decoder import newest_decoder, take_newest
+from recsys.export.fusion import item_fusion, streams_of_items
 from recsys.export.gru import ExportedGRU
 from recsys.heads import MIN_TEMPERATURE, CatalogueHead
 from recsys.inputs import CONTINUOUS, SequenceInputs
@@ -35,22 +36,13 @@ def item_tables(model: Recommender) -> dict[str, Tensor]:
     """What the graphs read of the items: `streams` ``[V, S]``, `output` ``[H, V]``, and `bias` ``[V]`` if there is."""
     inputs, head = model.inputs, model.heads[model.item]
     assert isinstance(head, CatalogueHead)
-    ids = torch.arange(len(inputs.attributes))
-    columns = []
-    for place, table in enumerate(inputs.tables()[: _of_items(inputs)]):
-        attribute = 0 < place <= len(inputs.item_attributes)
-        columns.append(table[inputs.attributes[ids, place - 1]] if attribute else table)
+    streams = item_fusion(inputs, inputs.fusion)[1]
     output = head.table(inputs.item_table())
     output = functional.normalize(output, dim=-1) if head.cosine else output
-    tables = {STREAMS: torch.cat(columns, dim=1), OUTPUT: output.T}
+    tables = {STREAMS: streams, OUTPUT: output.T}
     if head.bias is not None:
         tables[BIAS] = head.bias
     return {name: table.detach().float().contiguous() for name, table in tables.items()}
-
-
-def _of_items(inputs: SequenceInputs) -> int:
-    """How many streams depend on the item alone; they come first."""
-    return 1 + len(inputs.item_attributes) + len(inputs.item_bags) + (inputs.pretrained is not None)
 
 
 @dataclass(frozen=True)
@@ -86,14 +78,14 @@ class EmbedGraph(nn.Module):
         self.names = [c.name for c in columns]
         self.inputs = inputs
         tables = inputs.tables()
-        own = _of_items(inputs)
-        self.widths = [table.shape[1] for table in tables[:own]]
+        own = streams_of_items(inputs)
         self.finished = nn.ParameterList([_fixed(table) for table in tables[own:]])  # of classes, then of gaps
         bounds = [_gap_bounds(gap) for gap in inputs.gaps.values() if isinstance(gap, TimeGapEmbedding)]
         self.bounds = nn.ParameterList([_fixed(b) for b in bounds])
         direct = range(len(tables), len(tables) + (inputs.continuous is not None) + len(inputs.event_bags))
         self.prepared = nn.ModuleList([_prepare(inputs, place) for place in direct])
-        self.fusion, self.output = _join_outputs(inputs)
+        fusion, self.output = _join_outputs(inputs)
+        self.fusion = item_fusion(inputs, fusion)[0]
         self.continuous: Any = None
         if inputs.continuous is not None:
             self.continuous = inputs.continuous.composed(inputs.projections[CONTINUOUS].linear)  # type: ignore[operator]
@@ -102,22 +94,14 @@ class EmbedGraph(nn.Module):
         """columns ``[B]``, ``[B, T]`` or ``[B, T, L]`` each, streams ``[V, S]`` to vectors ``[B, T, H]``."""
         given = dict(zip(self.names, columns, strict=True))
         items = given[self.inputs.item_column]  # [B, T]
-        found = self._of_items(items.flatten(), streams)
-        found += [Stream(table, ids) for table, ids in zip(self.finished, self._ids(given), strict=True)]
+        rows = functional.embedding(items.flatten(), streams)  # [M, S]
+        found = [Stream(table, ids) for table, ids in zip(self.finished, self._ids(given), strict=True)]
         found += [Stream(p(v)) for p, v in zip(self.prepared, self._direct(given), strict=True)]
-        fused = self.fusion.mix(found)  # [M, D]
+        fused = self.fusion(rows, found)  # [M, D]
         vectors: Tensor = self.output(fused).view(items.shape[0], items.shape[1], -1)
         if self.inputs.context is not None:
             vectors = vectors + self.inputs.context(given)
         return vectors
-
-    def _of_items(self, items: Tensor, streams: Tensor) -> list[Stream]:
-        """The items' own streams: items ``[M]``, streams ``[V, S]``."""
-        count, width = len(self.widths), self.widths[0]
-        if self.widths == [width] * count:  # a row each, so that nothing is cut apart once it is gathered
-            rows = streams.view(-1, width)  # [V N, W]
-            return [Stream(rows, items * count + place) for place in range(count)]
-        return [Stream(part) for part in functional.embedding(items, streams).split(self.widths, dim=1)]
 
     def _ids(self, given: Mapping[str, Tensor]) -> list[Tensor]:
         """Ids ``[M]`` of every stream that is the event's own."""

@@ -66,10 +66,17 @@ class SelfAttentionFusion(Fusion):
         rest = streams.shape[-1] - 3 * len(self.query) - heads
         columns = [width] * (2 * heads) + [len(self.query), heads, rest]
         *parts, value, towards, _ = streams.transpose(0, 1).split(columns, dim=-1)  # 2h of [m, N, D/h], [m, N, D]
-        weights = torch.stack([parts[h] @ parts[heads + h].transpose(1, 2) for h in range(heads)], dim=2)
-        weights = (weights / math.sqrt(width)).softmax(-1)  # w, [m, N, h, N]
-        # Products of so few numbers cost less element by element than as many small matrix products.
-        scores = (weights * towards.transpose(1, 2).unsqueeze(1)).sum((2, 3))  # c_i . u, [m, N]
-        pooling = (scores / math.sqrt(heads * width)).softmax(-1)  # a, [m, N]
-        shares = (pooling[:, :, None, None] * weights).sum(1)  # of each value in the result, [m, h, N]
+        products = torch.stack([parts[h] @ parts[heads + h].transpose(1, 2) for h in range(heads)], dim=2)
+        shares = self.shares(products, towards.transpose(1, 2))  # [m, h, N]
         return (shares.transpose(1, 2).unsqueeze(-1) * value.unflatten(-1, (heads, width))).sum(1).flatten(1)
+
+    def shares(self, products: Tensor, towards: Tensor) -> Tensor:
+        """Of each stream's value in the result: products of queries and keys ``[m, N, h, N]`` (the second N are the
+        keys) and ``v . u`` ``[m, h, N]`` to ``[m, h, N]``.
+        """
+        size = len(self.query)
+        weights = (products / math.sqrt(size // self.num_heads)).softmax(-1)  # w, [m, N, h, N]
+        # Products of so few numbers cost less element by element than as many small matrix products.
+        scores = (weights * towards.unsqueeze(1)).sum((2, 3))  # c_i . u, [m, N]
+        pooling = (scores / math.sqrt(size)).softmax(-1)  # a, [m, N]
+        return (pooling[:, :, None, None] * weights).sum(1)
