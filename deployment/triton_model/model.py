@@ -62,8 +62,7 @@ class Encode:
         try:
             sessions, wanted, removed = wire.from_tensors(self.fields, tensors)
             wire.check_lists(self.fields, sessions, self.transform.max_length)
-            encoded = [self.transform.encode(s, remove_seen=seen) for s, seen in zip(sessions, removed, strict=True)]
-            batch = self.transform.collate(encoded, wanted)
+            batch = self.transform.collate(self.transform.encode_all(sessions, removed), wanted)
         except (transform.RequestError, wire.WireError) as error:
             return error
         return {name: values[:, None] if values.ndim == 1 else values for name, values in batch.items()}
@@ -194,7 +193,6 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         name, threads = (config["parameters"][key]["string_value"] for key in ("step", "threads"))
         self.step = make_step(name, integrity.check(BUNDLE), int(threads))
-        self.inputs = [i["name"] for i in config["input"]]
         self.outputs = [(o["name"], pb_utils.triton_string_to_numpy(o["data_type"])) for o in config["output"]]
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -210,8 +208,7 @@ class TritonPythonModel:
         return [self._response(answer) for answer in answers]
 
     def _read(self, request: Any) -> Tensors:
-        given = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self.inputs}
-        return {name: tensor.as_numpy() for name, tensor in given.items() if tensor is not None}
+        return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
     def _response(self, answer: Tensors | Exception) -> Any:
         if isinstance(answer, Exception):

@@ -71,7 +71,7 @@ class Bundle:
         """
         transform = self.transform
         try:
-            sessions = [transform.encode(request, remove_seen=remove_seen) for request in requests]
+            sessions = transform.encode_all(requests, [remove_seen] * len(requests))
             batch = transform.collate(sessions, k)
         except RequestError as error:
             raise InputError(str(error)) from error

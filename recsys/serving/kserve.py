@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from recsys.serving.wire import DATATYPES, DTYPES, Array, WireError, shown
+from recsys.serving.wire import DATATYPES, DTYPES, TYPES, Array, WireError, shown
 
 HEADER = "Inference-Header-Content-Length"
 """HTTP header: bytes of JSON in front of the binary tensors."""
@@ -87,7 +87,7 @@ def load(side: Side, body: bytes, header_length: str | None = None) -> Message:
     if not isinstance(head, dict) or not isinstance(head.get(side), list):
         raise WireError(f"the body is no JSON object with a list '{side}'")
     tensors: dict[str, Array] = {}
-    at = size
+    at, view = size, memoryview(body)
     for entry in head[side]:
         name, datatype, shape = read_entry(entry, side)
         if name in tensors:
@@ -98,7 +98,7 @@ def load(side: Side, body: bytes, header_length: str | None = None) -> Message:
             continue
         if isinstance(binary, bool) or not isinstance(binary, int) or not 0 <= binary <= len(body) - at:
             raise WireError(f"tensor '{name}': binary_data_size is {shown(binary)}; {len(body) - at} bytes are left")
-        tensors[name] = read_tensor(memoryview(body)[at : at + binary], name, datatype, shape)
+        tensors[name] = read_tensor(view[at : at + binary], name, datatype, shape)
         at += binary
     if at != len(body):
         raise WireError(f"{len(body) - at} bytes stand behind the last tensor")
@@ -112,10 +112,11 @@ def read_entry(entry: Any, side: str) -> tuple[str, str, tuple[int, ...]]:
     name, datatype, shape = entry["name"], entry.get("datatype"), entry.get("shape")
     if not isinstance(datatype, str) or datatype not in DTYPES:
         raise WireError(f"tensor {shown(name)} has datatype {shown(datatype)}; known: {', '.join(DTYPES)}")
-    whole = isinstance(shape, list) and all(type(size) is int and 0 <= size < 2**31 for size in shape)
-    if not isinstance(shape, list) or not whole or not 1 <= len(shape) <= _MOST_DIMENSIONS:
-        raise WireError(f"tensor {shown(name)} has shape {shown(shape)}; expected 1 or 2 whole numbers")
-    return name, datatype, tuple(shape)
+    sizes = shape if isinstance(shape, list) and 1 <= len(shape) <= _MOST_DIMENSIONS else [None]
+    for size in sizes:
+        if type(size) is not int or not 0 <= size < 2**31:
+            raise WireError(f"tensor {shown(name)} has shape {shown(shape)}; expected 1 or 2 whole numbers")
+    return name, datatype, tuple(sizes)
 
 
 def _parameters(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -213,7 +214,7 @@ def write_tensor(tensor: Array, datatype: str) -> bytes:
     if datatype != "BYTES":
         return tensor.astype(DTYPES[datatype], copy=False).tobytes()
     parts: list[bytes] = []
-    for value in tensor.ravel():
+    for value in tensor.ravel().tolist():
         parts += (_SIZE.pack(len(value)), value)
     return b"".join(parts)
 
@@ -222,7 +223,7 @@ def read_tensor(data: memoryview, name: str, datatype: str, shape: tuple[int, ..
     """The tensor that `write_tensor` wrote; WireError where the bytes are not those of its shape."""
     size = math.prod(shape)
     if datatype != "BYTES":
-        dtype = np.dtype(DTYPES[datatype])
+        dtype = TYPES[datatype]
         if len(data) != size * dtype.itemsize:
             raise WireError(
                 f"tensor '{name}' has {len(data)} bytes; its shape {list(shape)} needs {size * dtype.itemsize}"

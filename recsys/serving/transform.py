@@ -6,6 +6,7 @@ reads. ``transform.json`` of a bundle says which columns there are; `recsys.expo
 """
 
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,8 +130,9 @@ class Transform:
         events = len(times)
         kept = slice(max(0, events - self.max_length), events)
         encoded: dict[str, Array] = {}
-        for column in self.columns:
-            encoded[EVENT_INPUT + column.name] = self._column(column, request, times, order, kept)
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 a number is infinite; sums of such are NaN
+            for column in self.columns:
+                encoded[EVENT_INPUT + column.name] = self._column(column, request, times, order, kept)
         encoded[LENGTHS] = np.asarray(events - kept.start, dtype=np.int64)
         encoded[EXCLUDED] = np.zeros(1, dtype=np.int64)
         if remove_seen:
@@ -138,6 +140,18 @@ class Transform:
             encoded[EXCLUDED] = np.unique(self._texts(item, self._given(item.source, request, events)))
         if self.needs_times:
             encoded[TIMES] = times[kept]
+        return encoded
+
+    def encode_all(self, requests: Sequence[Mapping[str, Any]], remove_seen: Sequence[bool]) -> list[dict[str, Array]]:
+        """`encode` of each session with its `remove_seen`; of several, an error names the session that is wrong."""
+        encoded = []
+        for n, (request, seen) in enumerate(zip(requests, remove_seen, strict=True)):
+            try:
+                encoded.append(self.encode(request, remove_seen=seen))
+            except RequestError as error:
+                if len(requests) == 1:
+                    raise
+                raise RequestError(f"session {n + 1}: {error}") from error
         return encoded
 
     def collate(self, sessions: Sequence[Mapping[str, Array]], k: int | Sequence[int]) -> dict[str, Array]:
@@ -166,10 +180,9 @@ class Transform:
     def decode(self, ids: Array, *values: Array) -> list[tuple[list[Any], ...]]:
         """Ids ``[B, K]``, -1 behind the last, to each row's names and the values ``[B, K]`` (scores) beside them."""
         rows = []
-        for n, row in enumerate(ids):
-            known = [i for i in row.tolist() if i >= 0]
-            count, names = len(known), [str(self.names[i]) for i in known]
-            rows.append((names, *(v[n, :count].tolist() for v in values)))
+        for row, *beside in zip(ids.tolist(), *(v.tolist() for v in values), strict=True):
+            names = [str(self.names[i]) for i in row if i >= 0]
+            rows.append((names, *(v[: len(names)] for v in beside)))
         return rows
 
     def _in_time_order(self, request: Mapping[str, Any]) -> tuple[Array, Array | None]:
@@ -181,7 +194,7 @@ class Transform:
         times = _times(request[TIMESTAMP])
         if not len(times):
             raise RequestError("the history is empty; give at least one event")
-        if bool(np.all(times[1:] >= times[:-1])):
+        if (plain := times.tolist()) == sorted(plain):
             return times, None
         order = np.argsort(times, kind="stable")
         return times[order], order
@@ -272,24 +285,19 @@ def _times(values: Any) -> Array:
         raise RequestError(f"column '{TIMESTAMP}' is {_shown(values)}; expected one time an event") from None
     if given.ndim != 1:
         raise RequestError(f"column '{TIMESTAMP}' has shape {list(given.shape)}; expected one time an event")
-    if given.dtype.kind in "iu":
-        limit = int(LATEST_SECOND) * MICROSECONDS
-        outside = len(given) and (given.max() > limit or given.min() < -limit)
-        wrong = np.flatnonzero((given > limit) | (given < -limit)) if outside else np.array([])
-        times = given.astype(np.int64)
-    elif given.dtype.kind == "f" or not len(given):
-        seconds = given.astype(np.float64)
-        wrong = np.flatnonzero(~(np.abs(seconds) < LATEST_SECOND))  # NaN is among them
-        times = np.round(np.where(np.isfinite(seconds), seconds, 0.0) * MICROSECONDS).astype(np.int64)
+    plain, whole = given.tolist(), given.dtype.kind in "iu"
+    if not plain:
+        return np.zeros(0, dtype=np.int64)
+    if given.dtype.kind in "iuf":
+        limit = LATEST_SECOND * (MICROSECONDS if whole else 1)
+        if -limit < min(plain) <= max(plain) < limit and (whole or not any(map(math.isnan, plain))):
+            times = given if whole else np.round(given.astype(np.float64) * MICROSECONDS)
+            return times.astype(np.int64)
+        at = next(n for n, value in enumerate(plain) if not abs(value) < limit)
     else:
-        kinds = {int, float}
-        wrong = np.array([n for n, v in enumerate(values) if type(v) not in kinds] or [0])
-        times = given
-    if len(wrong):
-        form = "microseconds since 1970 as a whole number, or seconds with a fraction"
-        at = int(wrong[0])
-        raise RequestError(f"column '{TIMESTAMP}', event {at + 1}: {_shown(values[at])}; expected {form}")
-    return times
+        at = next((n for n, value in enumerate(values) if type(value) not in (int, float)), 0)
+    form = "microseconds since 1970 as a whole number, or seconds with a fraction"
+    raise RequestError(f"column '{TIMESTAMP}', event {at + 1}: {_shown(values[at])}; expected {form}")
 
 
 def _numbers(name: str, values: Sequence[Any]) -> Array:
@@ -313,32 +321,28 @@ def _numbers(name: str, values: Sequence[Any]) -> Array:
 def _check_numbers(column: Column, numbers: Array) -> None:
     low = numbers.min()
     if (low > -1 or not column.log1p) and (column.least is None or low >= column.least):
-        return  # what follows finds the first that is wrong
-    if column.log1p and bool(((numbers <= -1) & np.isfinite(numbers)).any()):
-        at = int(np.flatnonzero((numbers <= -1) & np.isfinite(numbers))[0])
-        raise RequestError(f"column '{column.source}', event {at + 1}: {numbers[at]:g} has no log1p; expected above -1")
-    if column.least is not None and bool((numbers < column.least).any()):
-        at = int(np.flatnonzero(numbers < column.least)[0])
-        where = f"column '{column.source}', event {at + 1}"
-        raise RequestError(f"{where}: {numbers[at]:g}; expected {column.least:g} or more")
+        return
+    for at, number in enumerate(numbers.tolist()):
+        has_none = column.log1p and -math.inf < number <= -1
+        if has_none or (column.least is not None and number < column.least):
+            reason = " has no log1p; expected above -1" if has_none else f"; expected {column.least:g} or more"
+            raise RequestError(f"column '{column.source}', event {at + 1}: {number:g}{reason}")
 
 
 def _scaled(column: Column, numbers: Array) -> Array:
     """Numbers as the model reads them: float32, or ids of their buckets."""
-    known = np.isfinite(numbers)
-    whole = bool(known.all())
-    safe = numbers if whole else np.where(known, numbers, 0.0)
+    known = None if math.isfinite(numbers.sum()) else np.isfinite(numbers)  # None: all of them
+    safe = numbers if known is None else np.where(known, numbers, 0.0)
     if column.kind == "bucket":
-        ids = np.searchsorted(np.asarray(column.boundaries), safe, side="right")
-        buckets: Array = np.where(known, ids + column.first_id, NULL_ID).astype(np.int64)
-        return buckets
+        ids = np.searchsorted(np.asarray(column.boundaries), safe, side="right") + column.first_id
+        buckets: Array = ids if known is None else np.where(known, ids, NULL_ID)
+        return buckets.astype(np.int64)
     value = np.log1p(safe) if column.log1p else safe
-    if not whole:
+    if known is not None:
         value = np.where(known, value, column.mean)
     if column.zscore:
         value = np.zeros_like(value) if column.constant else (value - column.mean) / column.std
-    with np.errstate(over="ignore"):
-        return value.astype(np.float32)
+    return np.asarray(value, dtype=np.float32)
 
 
 def _once(column: Column, values: Array) -> Array:

@@ -20,7 +20,8 @@ CONTROLS = {LENGTHS: "INT32", K: "INT32", REMOVE_SEEN: "BOOL"}
 ITEMS, SCORES, PROBABILITIES = "items", "scores", "probabilities"
 OUTPUTS = {ITEMS: "BYTES", SCORES: "FP32", PROBABILITIES: "FP32"}
 DTYPES = {"BOOL": "|b1", "INT32": "<i4", "INT64": "<i8", "FP32": "<f4", "FP64": "<f8", "BYTES": "|O"}
-DATATYPES = {np.dtype(code): name for name, code in DTYPES.items()}
+TYPES = {name: np.dtype(code) for name, code in DTYPES.items()}
+DATATYPES = {dtype: name for name, dtype in TYPES.items()}
 MOST_VALUES = 1 << 18
 """Of a column of lists in a request as the model reads it; see `check_lists`."""
 _LATEST_SECOND, _MICROSECONDS = 1e11, 1_000_000
@@ -83,12 +84,8 @@ def to_tensors(
     rows, longest = len(sessions), max(lengths, default=0)
     tensors: dict[str, Array] = {}
     for column in fields:
-        filler = {"time": 0, "number": math.nan}.get(column.kind, b"")
-        tensor = np.full((rows, 1 if column.once else longest), filler, dtype=DTYPES[KINDS[column.kind]])
-        for n, session in enumerate(sessions):
-            values = _values(column, session[column.name], lengths[n])
-            tensor[n, : len(values)] = values
-        tensors[column.name] = tensor
+        parts = [_values(column, session[column.name], n) for session, n in zip(sessions, lengths, strict=True)]
+        tensors[column.name] = _side_by_side(column, parts, 1 if column.once else longest)
     tensors[LENGTHS] = np.array(lengths, dtype=np.int32).reshape(rows, 1)
     tensors[K] = np.full((rows, 1), k, dtype=np.int32)
     if remove_seen:
@@ -96,14 +93,25 @@ def to_tensors(
     return tensors
 
 
+def _side_by_side(column: Field, parts: Sequence[Any], width: int) -> Array:
+    """The values of each session as a row ``[B, width]``, filled up on the right."""
+    dtype = TYPES[KINDS[column.kind]]
+    if all(len(part) == width for part in parts):
+        return np.array(parts, dtype=dtype).reshape(len(parts), width)
+    filler = {"time": 0, "number": math.nan}.get(column.kind, b"")
+    tensor = np.full((len(parts), width), filler, dtype=dtype)
+    for n, part in enumerate(parts):
+        tensor[n, : len(part)] = part
+    return tensor
+
+
 def _length(session: Mapping[str, Any], fields: Sequence[Field]) -> int:
     """Events of a session that has every column."""
-    names = ", ".join(f.name for f in fields)
     if not isinstance(session, Mapping):
-        raise WireError(f"a history is {shown(session)}; it holds columns: {names}")
+        raise WireError(f"a history is {shown(session)}; it holds columns: {', '.join(f.name for f in fields)}")
     for column in fields:
         if column.name not in session:
-            raise WireError(f"column '{column.name}' is missing; a history holds {names}")
+            raise WireError(f"column '{column.name}' is missing; a history holds {', '.join(f.name for f in fields)}")
     times = session[TIMESTAMP]
     if not _is_list(times):
         raise WireError(f"column '{TIMESTAMP}' is {shown(times)}; expected one time an event")
@@ -139,11 +147,12 @@ def _times(values: Any) -> Array:
     except (ValueError, TypeError, OverflowError):
         given = np.asarray(None)
     if given.ndim == 1 and given.dtype.kind in "iuf":
-        seconds = given / _MICROSECONDS if given.dtype.kind in "iu" else given.astype(np.float64)
-        wrong = np.flatnonzero(~(np.abs(seconds) < _LATEST_SECOND))  # NaN is among them
-        if not len(wrong):
-            return given.astype(np.int64) if given.dtype.kind in "iu" else np.round(seconds * _MICROSECONDS)
-        at = int(wrong[0])
+        whole = given.dtype.kind in "iu"
+        limit = _LATEST_SECOND * (_MICROSECONDS if whole else 1)
+        plain = given.tolist()
+        if -limit < min(plain) <= max(plain) < limit and (whole or not any(map(math.isnan, plain))):
+            return given.astype(np.int64) if whole else np.round(given.astype(np.float64) * _MICROSECONDS)
+        at = next(n for n, value in enumerate(plain) if not abs(value) < limit)
     else:
         at = next((n for n, value in enumerate(values) if type(value) not in (int, float)), 0)
     form = "microseconds since 1970 as a whole number, or seconds with a fraction"
@@ -212,20 +221,10 @@ def from_tensors(
         tensor = tensors[column.name]
         for n, session in enumerate(sessions):
             values: Any = tensor[n, : 1 if column.once else lengths[n]]
-            where = f"input '{column.name}', session {n + 1}"
-            if column.kind == "time":
-                _check_times(values, where)
-            elif KINDS[column.kind] == "BYTES":
-                values = _read_cells(column, values, where)
+            if KINDS[column.kind] == "BYTES":
+                values = _read_cells(column, values, f"input '{column.name}', session {n + 1}")
             session[column.name] = values if not column.once else [values[0]] * lengths[n]
     return sessions, wanted, seen
-
-
-def _check_times(times: Array, where: str) -> None:
-    limit = int(_LATEST_SECOND) * _MICROSECONDS
-    if len(times) and (times.max() > limit or times.min() < -limit):
-        at = int(np.flatnonzero((times > limit) | (times < -limit))[0])
-        raise WireError(f"{where}, event {at + 1}: {int(times[at])}; expected microseconds since 1970")
 
 
 def check_lists(
@@ -257,6 +256,26 @@ def _width(value: Any) -> int:
 
 def _check_inputs(fields: Sequence[Field], tensors: Mapping[str, Array]) -> int:
     """Names, datatypes and shapes; returns the sessions."""
+    times = tensors.get(TIMESTAMP)
+    if times is None or times.ndim != 2 or not len(times) or not _are_right(fields, tensors, times.shape):
+        _refuse_inputs(fields, tensors)
+    return len(tensors[TIMESTAMP])
+
+
+def _are_right(fields: Sequence[Field], tensors: Mapping[str, Array], shape: tuple[int, ...]) -> bool:
+    """Whether all inputs are there, and no others, with their datatypes and shapes; `shape` is that of one an event."""
+    single = (shape[0], 1)
+    expected = [(f.name, KINDS[f.kind], single if f.once else shape) for f in fields]
+    expected += [(name, kind, single) for name, kind in CONTROLS.items() if name in tensors or name != REMOVE_SEEN]
+    for name, kind, wanted in expected:
+        tensor = tensors.get(name)
+        if tensor is None or tensor.dtype != TYPES[kind] or tensor.shape != wanted:
+            return False
+    return len(tensors) == len(expected)
+
+
+def _refuse_inputs(fields: Sequence[Field], tensors: Mapping[str, Array]) -> None:
+    """Say what is wrong with the first that is."""
     expected = {f.name: KINDS[f.kind] for f in fields} | CONTROLS
     for name in tensors:
         if name not in expected:
@@ -273,9 +292,7 @@ def _check_inputs(fields: Sequence[Field], tensors: Mapping[str, Array]) -> int:
         wanted = (rows, 1 if name in once else events)
         if _sizes(tensor, name) != wanted:
             raise WireError(f"input '{name}' has shape {list(tensor.shape)}; expected {list(wanted)}")
-    if not rows:
-        raise WireError("no session in the request")
-    return rows
+    raise WireError("no session in the request")
 
 
 def _sizes(tensor: Array, name: str) -> tuple[int, int]:
@@ -318,14 +335,16 @@ def _read_cell(column: Field, value: Any, where: str, at: int) -> Any:
 
 def answer_tensors(answers: Sequence[Any], wanted: Sequence[int]) -> dict[str, Array]:
     """Outputs ``[B, K]``, K the largest of `wanted`, of answers with `items`, `scores` and `probabilities`."""
-    shape = (len(answers), max(wanted))
-    items, scores = np.full(shape, b"", dtype=object), np.full(shape, -np.inf, dtype=np.float32)
-    probabilities = np.zeros(shape, dtype=np.float32)
-    for n, answer in enumerate(answers):
-        count = len(answer.items)
-        items[n, :count] = [name.encode() for name in answer.items]
-        scores[n, :count], probabilities[n, :count] = answer.scores, answer.probabilities
-    return {ITEMS: items, SCORES: scores, PROBABILITIES: probabilities}
+    most = max(wanted)
+    missing = [most - len(answer.items) for answer in answers]
+    each = list(zip(answers, missing, strict=True))
+    items = [[*(name.encode() for name in answer.items), *[b""] * left] for answer, left in each]
+    scores = [[*answer.scores, *[-math.inf] * left] for answer, left in each]
+    shares = [[*answer.probabilities, *[0.0] * left] for answer, left in each]
+    return {
+        name: np.array(rows, dtype=TYPES[OUTPUTS[name]]).reshape(len(answers), most)
+        for name, rows in ((ITEMS, items), (SCORES, scores), (PROBABILITIES, shares))
+    }
 
 
 def read_answers(tensors: Mapping[str, Array], rows: int) -> list[tuple[list[str], list[float], list[float]]]:
@@ -335,10 +354,9 @@ def read_answers(tensors: Mapping[str, Array], rows: int) -> list[tuple[list[str
         if tensor is None or DATATYPES.get(tensor.dtype) != kind or tensor.ndim != 2 or len(tensor) != rows:
             raise WireError(f"the answer has no output '{name}' of {kind} for {rows} sessions")
     found = []
-    for items, scores, shares in zip(*(tensors[name] for name in OUTPUTS), strict=True):
-        count = int(np.isfinite(scores).sum())
-        names = [_text(value) for value in items[:count]]
-        found.append((names, scores[:count].tolist(), shares[:count].tolist()))
+    for items, scores, shares in zip(*(tensors[name].tolist() for name in OUTPUTS), strict=True):
+        count = sum(map(math.isfinite, scores))
+        found.append(([_text(value) for value in items[:count]], scores[:count], shares[:count]))
     return found
 
 

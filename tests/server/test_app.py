@@ -166,7 +166,7 @@ def test_unknown_items_only_and_ten_thousand_events(served: Served, bundle: Bund
     [
         ({"lengths": {"data": [0]}}, "the history is empty"),
         ({"timestamp": {"data": [float("nan")] * 3}}, "tensor 'timestamp', value 1: nan; expected INT64"),
-        ({"timestamp": {"data": [2**62] * 3}}, f"session 1, event 1: {2**62}; expected micro"),
+        ({"timestamp": {"data": [2**62] * 3}}, f"'timestamp', event 1: {2**62}; expected micro"),
         ({"timestamp": {"datatype": "FP64"}}, "input 'timestamp' has datatype FP64; expected INT64"),
         ({"merge_count": {"data": ["1"] * 3}}, "tensor 'merge_count', value 1: '1'; expected FP64"),
         ({"merge_count": {"data": [-5.0] * 3}}, "column 'merge_count', event 1: -5"),

@@ -182,6 +182,26 @@ def test_bad_requests_are_named(transform: Transform, changed: dict[str, Any], m
     assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_of_several_sessions_the_wrong_one_is_named(transform: Transform) -> None:
+    good, bad = request(2), request(2, merge_count=[1, "2"])
+    assert len(transform.encode_all([good, good], [False, True])) == 2
+    message = "session 2: column 'merge_count', event 2: '2'; expected a number"
+    with pytest.raises(RequestError, match=re.escape(message)):
+        transform.encode_all([good, bad], [False, False])
+    with pytest.raises(RequestError, match="^column 'merge_count', event 2"):
+        transform.encode_all([bad], [False])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("numbers", [[math.inf, -math.inf, 1.0], [1e308, 1e308, 1.0], [math.nan, math.nan, math.nan]])
+def test_numbers_that_have_no_sum(transform: Transform, numbers: list[float]) -> None:
+    """Each is read as if it stood alone."""
+    column = next(c for c in transform.columns if c.source == "size")
+    together = transform.encode(request(3, size=numbers))[f"inputs.{column.name}"].tolist()
+    alone = [transform.encode(request(1, size=[n]))[f"inputs.{column.name}"].tolist()[0] for n in numbers]
+    assert together == alone
+
+
 def test_a_gap_below_zero_is_named() -> None:
     columns = [{"name": "a", "kind": "ids", "source": "a"}, {"name": "gap", "kind": "number", "source": "gap"}]
     facts = {"item": "a", "max_length": 2, "needs_times": False, "interval": "timestamp_interval"}
