@@ -273,8 +273,7 @@ class Transform:
         local = times + offsets * MICROSECONDS
         hours = local // (3600 * MICROSECONDS)
         number = hours % 24 if column.name == "hour" else (hours // 24 + 3) % 7  # 1970 began on a Thursday
-        ids: Array = number + column.first_id
-        return ids
+        return np.asarray(number + column.first_id)
 
 
 def _times(values: Any) -> Array:
@@ -351,8 +350,7 @@ def _once(column: Column, values: Array) -> Array:
         return values
     if len(values) and bool((values != values[0]).any()):
         raise RequestError(f"column '{column.source}' changes within the session; it has one value a session")
-    single: Array = values[-1]
-    return np.asarray(single)
+    return np.asarray(values[-1])
 
 
 def _text(column: Column, value: Any, at: int) -> str:
