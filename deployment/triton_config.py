@@ -79,9 +79,9 @@ def model(
 
 
 def ensemble(name: str, signature: Signature, steps: Mapping[str, Signature], most: int) -> str:
-    """The steps one after another; a tensor keeps its name, but for the raw ``k``, which `transform` bounds."""
+    """The steps one after another; what one of them gives under the name of an output of the whole is that output."""
     inputs, outputs = signature
-    first, last = next(iter(steps)), list(steps)[-1]
+    first, given_on = next(iter(steps)), {t.name for t in outputs}
     parts = [
         f"name: {_quoted(name)}",
         'platform: "ensemble"',
@@ -93,7 +93,7 @@ def ensemble(name: str, signature: Signature, steps: Mapping[str, Signature], mo
     told = []
     for step, (given, found) in steps.items():
         ins = [_map("input", t.name, t.name if step == first else f"step.{t.name}") for t in given]
-        outs = [_map("output", t.name, t.name if step == last else f"step.{t.name}") for t in found]
+        outs = [_map("output", t.name, t.name if t.name in given_on else f"step.{t.name}") for t in found]
         told.append("\n".join([f"  {{ model_name: {_quoted(step)} model_version: -1", *ins, *outs, "  }"]))
     return "\n".join([*parts, "ensemble_scheduling {", _many("step", told), "}"]) + "\n"
 

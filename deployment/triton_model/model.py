@@ -9,7 +9,6 @@ cannot be read is answered with an error of one line, and the others of its batc
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,15 +27,6 @@ import wire  # noqa: E402
 Array = npt.NDArray[Any]
 Tensors = dict[str, Array]
 BUNDLE = HERE / "bundle"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Of one session."""
-
-    items: list[str]
-    scores: list[float]
-    probabilities: list[float]
 
 
 class Step(Protocol):
@@ -137,28 +127,26 @@ class Run:
 
 
 class Decode:
-    """Ids to names."""
+    """Ids to names; the scores of an answer need nothing done to them."""
 
-    def __init__(self) -> None:
-        self.transform = transform.Transform.load(BUNDLE)
+    def __init__(self, names: Sequence[str | None]) -> None:
+        self.names = [(name or "").encode() for name in names] + [b""]  # the last one's is -1
 
     def answer(self, requests: Sequence[Tensors]) -> list[Tensors | Exception]:
-        """`items`, `scores`, `probabilities`."""
-        return [self._one(tensors) for tensors in requests]
+        """`items`, empty where there is none."""
+        return [{wire.ITEMS: self._named(tensors["ids"])} for tensors in requests]
 
-    def _one(self, tensors: Tensors) -> Tensors:
-        rows = self.transform.decode(tensors["ids"], tensors["scores"], tensors["probabilities"])
-        wanted = tensors[transform.K].reshape(-1).tolist()
-        answers = [Answer(*(values[:k] for values in row)) for row, k in zip(rows, wanted, strict=True)]
-        written: Tensors = wire.answer_tensors(answers, wanted)
-        return written
+    def _named(self, ids: Array) -> Array:
+        rows = [[self.names[i] for i in row] for row in ids.tolist()]
+        return np.array(rows, dtype=object).reshape(ids.shape)
 
 
 class Fused:
     """All steps in one model, over the one graph that is both of theirs."""
 
     def __init__(self, manifest: Mapping[str, Any], threads: int) -> None:
-        self.encode, self.run, self.decode = Encode(manifest), Run(manifest, "fused", threads), Decode()
+        self.encode, self.run = Encode(manifest), Run(manifest, "fused", threads)
+        self.decode = Decode(self.encode.transform.names)
 
     def answer(self, requests: Sequence[Tensors]) -> list[Tensors | Exception]:
         """`items`, `scores`, `probabilities`."""
@@ -167,9 +155,9 @@ class Fused:
         batches: list[Any] = [answers[n] for n in places]
         if batches:
             ranked: list[Any] = self.run.answer(batches)
-            decoded = self.decode.answer([{**b, **r} for b, r in zip(batches, ranked, strict=True)])
-            for place, found in zip(places, decoded, strict=True):
-                answers[place] = found
+            named: list[Any] = self.decode.answer(ranked)
+            for place, found, items in zip(places, ranked, named, strict=True):
+                answers[place] = {**found, **items}
         return answers
 
 
@@ -178,7 +166,7 @@ def make_step(name: str, manifest: Mapping[str, Any], threads: int) -> Step:
     if name == "transform":
         return Encode(manifest)
     if name == "decode":
-        return Decode()
+        return Decode(transform.Transform.load(BUNDLE).names)
     return Fused(manifest, threads) if name == "fused" else Run(manifest, name, threads)
 
 

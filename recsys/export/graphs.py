@@ -150,13 +150,13 @@ class RankGraph(nn.Module):
         times: Tensor | None = None,
         items: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The K best items of each row, K the largest of `k` but at most V.
+        """The `k` best items of each row, K the largest of `k` but at most V.
 
         vectors ``[B, T, H]``, lengths ``[B]``, excluded ``[B, S]`` ids that are no candidates, k ``[B]``, output
         ``[H, V]``, bias ``[V]``, times ``[B, T]``, items ``[B, T]`` ids where the model `scores_repeats`.
 
-        -> ids ``[B, K]`` (-1 where no candidate is left; equal scores by lowest id), scores ``[B, K]``, probabilities
-        ``[B, K]`` over the whole catalogue.
+        -> ids ``[B, K]`` (equal scores by lowest id; -1 behind a row's own `k` and where no candidate is left), scores
+        ``[B, K]`` (minus infinity there), probabilities ``[B, K]`` over the whole catalogue (0 there).
         """
         newest = self._newest(vectors, lengths, times)  # [B, H]
         if self.cosine:
@@ -175,6 +175,7 @@ class RankGraph(nn.Module):
         torch._check(wanted >= 1)
         torch._check(wanted <= scores.shape[1])
         best, ids = candidates.topk(wanted, dim=1)  # ONNX's TopK lists equal ones by lowest index
+        best = best.masked_fill(torch.arange(wanted) >= k[:, None], float("-inf"))
         ids = ids.masked_fill(best == float("-inf"), -1)
         return ids, best, (best - total).exp()
 

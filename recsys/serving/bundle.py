@@ -75,8 +75,6 @@ class Bundle:
             batch = transform.collate(sessions, k)
         except RequestError as error:
             raise InputError(str(error)) from error
-        wanted = batch["k"].tolist()
         for graph in self.graphs:
             batch |= graph.run(batch)
-        rows = transform.decode(batch["ids"], batch["scores"], batch["probabilities"])
-        return [Answer(i[:n], s[:n], p[:n]) for (i, s, p), n in zip(rows, wanted, strict=True)]
+        return [Answer(*row) for row in transform.decode(batch["ids"], batch["scores"], batch["probabilities"])]

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 MANIFEST, TRANSFORM = "manifest.json", "transform.json"
-FORMAT, VERSION = "recsys-bundle", 1
+FORMAT, VERSION = "recsys-bundle", 2
 MOST_MANIFEST = 64 << 20
 """Bytes of manifest.json; a larger one is none."""
 _OWN_HASH = "sha256"
@@ -64,7 +64,9 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise BundleError(f"{path}: is no manifest of a bundle; export the run again")
     if values.get("version") != VERSION:
-        raise BundleError(f"{path}: version {values.get('version')!r}; this program reads version {VERSION}")
+        raise BundleError(
+            f"{path}: version {values.get('version')!r}; this program reads {VERSION}; export the run again"
+        )
     if seal(values) != text:
         raise BundleError(f"{path}: was changed after the export (its hash differs); export the run again")
     return values

@@ -183,7 +183,7 @@ def test_a_repository_with_one_byte_changed_is_refused(tmp_path: Path, capsys: p
     code.parent.mkdir(parents=True)
     code.write_text("print('ours')\n")
     facts = {"sha256": integrity.sha256_of(code), "bytes": code.stat().st_size}
-    values = {"format": "recsys-bundle", "version": 1, "files": {"fused/1/model.py": facts}}
+    values = {"format": "recsys-bundle", "version": 2, "files": {"fused/1/model.py": facts}}
     (tmp_path / integrity.MANIFEST).write_text(integrity.seal(values))
     check_repository(tmp_path)
     code.write_text("print('evil')\n")

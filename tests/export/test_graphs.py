@@ -78,19 +78,23 @@ def make_feeds(model: Recommender, batch: int, time: int, excluded: int, seed: i
     }
 
 
-def expect_lists(found: dict[str, np.ndarray], scores: Tensor, gone: Sequence[set[int]], k: int, reserved: int) -> None:
-    """The lists are those of plain sorting: by score, equal ones by lowest id; no reserved and no excluded item."""
+def expect_lists(
+    found: dict[str, np.ndarray], scores: Tensor, gone: Sequence[set[int]], k: np.ndarray, reserved: int
+) -> None:
+    """The lists are those of plain sorting: by score, equal ones by lowest id; no reserved and no excluded item, and
+    no more than each row's own k."""
     shares = scores.double().softmax(1).numpy()
-    assert found["ids"].shape == (len(scores), min(k, scores.shape[1]))
+    assert found["ids"].shape == (len(scores), min(k.max(), scores.shape[1]))
     for n, row in enumerate(scores.numpy()):
         candidates = [i for i in range(reserved, len(row)) if i not in gone[n]]
-        best = sorted(candidates, key=lambda i: (-row[i], i))[:k]
+        best = sorted(candidates, key=lambda i: (-row[i], i))[: k[n]]
         ids = found["ids"][n].tolist()
         assert ids == best + [-1] * (len(ids) - len(best))
         size = np.maximum(1, np.abs(row[best]))
         assert (np.abs(found["scores"][n][: len(best)] - row[best]) <= TOLERANCE * size).all()
         np.testing.assert_allclose(found["probabilities"][n][: len(best)], shares[n][best], rtol=1e-3, atol=1e-6)
         assert (found["probabilities"][n][len(best) :] == 0).all()
+        assert (found["scores"][n][len(best) :] == -np.inf).all()
 
 
 @pytest.mark.parametrize(
@@ -105,9 +109,10 @@ def test_ranks_as_pytorch_does(name: str, tmp_path: Path) -> None:
     tables = item_tables(model)
     graph = save(tmp_path, "rank", RankGraph(model), rank_signature(model, tables), tables, hidden_size(model))
     for k, (given, scores) in zip((1, 5, 3, 1000, 4), zip(feeds, expected, strict=True), strict=True):
-        batch = {n: v.numpy() for n, v in given.items()} | {"k": np.full(len(scores), k)}
+        wanted = np.maximum(1, k - 2 * np.arange(len(scores)))  # of each row another number
+        batch = {n: v.numpy() for n, v in given.items()} | {"k": wanted}
         gone = [set(row) for row in given["excluded"].tolist()]
-        expect_lists(graph.run(batch), scores, gone, k, reserved)
+        expect_lists(graph.run(batch), scores, gone, wanted, reserved)
 
 
 def test_equal_scores_by_lowest_id_and_further_items_without_a_new_export(tmp_path: Path) -> None:
@@ -121,13 +126,14 @@ def test_equal_scores_by_lowest_id_and_further_items_without_a_new_export(tmp_pa
     output = torch.cat([tables["output"], column.expand(-1, 40), 2 * column], dim=1)  # 40 new items alike, one other
     np.save(tmp_path / "tables" / "output.npy", output.numpy())
     graph, feeds = Graph(tmp_path, "rank"), make_feeds(model, 7, 5, 2)
-    found = graph.run({n: v.numpy() for n, v in feeds.items()} | {"k": np.full(7, output.shape[1])})
+    wanted = np.full(7, output.shape[1])
+    found = graph.run({n: v.numpy() for n, v in feeds.items()} | {"k": wanted})
     hidden = model.predictive(feeds["vectors"], feeds["lengths"])[torch.arange(7), feeds["lengths"] - 1]
     scores = (hidden @ output).index_fill(1, torch.arange(3), float("-inf"))
     alike = range(len(tables["output"][0]), output.shape[1] - 1)
     assert [[i for i in row if i in alike] for row in found["ids"].tolist()] == [[*alike]] * 7
     scores[:, alike.start : alike.stop] = scores[:, alike.start : alike.start + 1]  # a product may differ in its end
-    expect_lists(found, scores, [set(row) for row in feeds["excluded"].tolist()], output.shape[1], 3)
+    expect_lists(found, scores, [set(row) for row in feeds["excluded"].tolist()], wanted, 3)
 
 
 @pytest.mark.parametrize(
