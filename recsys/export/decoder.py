@@ -35,7 +35,7 @@ class NewestDecoder(nn.Module):
         self.layers: Any = nn.ModuleList([_Layer(layer) for layer in layers])
         self.norm = _Norm(model.norm)
         rotary: Any = model.rotary_emb
-        cosines, sines = rotary(torch.zeros(1), torch.arange(max_length)[None])  # [1, L, D], the second half again
+        cosines, sines = rotary(self.norm.weight, torch.arange(max_length)[None])  # [1, L, D], the second half again
         half = cosines.shape[2] // 2
         self.cosines, self.sines = _own(cosines[0, :, :half]), _own(sines[0, :, :half])  # [L, D/2]
 
