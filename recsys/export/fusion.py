@@ -15,7 +15,7 @@ from recsys.nn.fusion.self_attention import SelfAttentionFusion
 
 
 class ItemFusion(nn.Module):
-    """A fusion whose first streams depend on the item alone.
+    """A fusion whose first streams depend on the item alone. `pack` comes first: it finds the parts of a row.
 
     Args:
         fusion: any.
