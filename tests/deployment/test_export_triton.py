@@ -201,6 +201,8 @@ def test_each_request_gets_as_many_items_as_it_asked_for(load: Any, bundle: Path
     found = step_of(load("fused"), "fused").answer(requests[:3])
     items = len(Bundle.open(bundle).transform.names)
     assert [answer["items"].shape for answer in found] == [(1, 1), (1, 4), (1, items)]
+    listed = np.isfinite(found[2]["scores"])  # reserved ids are no items
+    assert 0 < listed.sum() < items and ((found[2]["items"] != b"") == listed).all()
 
 
 def test_warm_up_files_have_the_size_of_their_tensors(repository: Path) -> None:

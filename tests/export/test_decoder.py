@@ -65,6 +65,8 @@ def test_states_of_a_run(name: str, layers: int, tmp_path: Path) -> None:
 @torch.no_grad()
 def test_every_part_of_a_layer_counts(model: nn.Module) -> None:
     model.config.use_cache = False
+    for layer in model.layers:
+        layer.self_attn.scaling = 0.3
     vectors = torch.randn(3, 5, 8)
     whole = states_of(drawn(model), vectors, LENGTHS)
     torch.testing.assert_close(NewestDecoder(model, 9)(vectors, LENGTHS), whole)
@@ -101,9 +103,9 @@ def test_positions_of_every_kind(rotation: dict[str, Any], is_read: bool) -> Non
         torch.testing.assert_close(decoder(vectors, LENGTHS), states_of(model, vectors, LENGTHS))
 
 
-@pytest.mark.parametrize("first", [0, 1])
-def test_a_layer_that_does_not_see_all_events_stays(first: int) -> None:
-    windows = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": first}
+@pytest.mark.parametrize("kinds", [("full", "sliding"), ("sliding", "full")])
+def test_a_model_with_a_layer_that_does_not_see_all_events_stays(kinds: tuple[str, str]) -> None:
+    windows = {"use_sliding_window": True, "sliding_window": 3, "layer_types": [f"{kind}_attention" for kind in kinds]}
     model = Qwen3Model(Qwen3Config(**SHAPE, num_key_value_heads=2, **windows))
     assert newest_decoder(recommender(model)) is None
 

@@ -192,6 +192,12 @@ def test_of_several_sessions_the_wrong_one_is_named(transform: Transform) -> Non
         transform.encode_all([bad], [False])
 
 
+def test_a_number_below_all_counts_as_missing(transform: Transform) -> None:
+    """Also where its logarithm is read, which numbers of -1 and below have none of."""
+    found, missing = (transform.encode(request(2, merge_count=[n, 3])) for n in (-math.inf, None))
+    np.testing.assert_array_equal(found["inputs.merge_count"], missing["inputs.merge_count"])
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("numbers", [[math.inf, -math.inf, 1.0], [1e308, 1e308, 1.0], [math.nan, math.nan, math.nan]])
 def test_numbers_that_have_no_sum(transform: Transform, numbers: list[float]) -> None:

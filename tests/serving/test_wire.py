@@ -200,6 +200,8 @@ GOOD = {"timestamp": [1, 2], "item_id": ["a", "b"], "tags": [[], ["x"]], "size":
         ({"timestamp": []}, "the history is empty"),
         ({"timestamp": 3}, "column 'timestamp' is 3; expected one time an event"),
         ({"timestamp": [1.0, math.nan]}, "column 'timestamp', event 2: nan; expected microseconds"),
+        ({"timestamp": [1, 10**18]}, "column 'timestamp', event 2: 1000000000000000000; expected microseconds"),
+        ({"timestamp": [-(10**18), 1]}, "column 'timestamp', event 1: -1000000000000000000; expected microseconds"),
         ({"timestamp": ["a", 2]}, "column 'timestamp', event 1: 'a'; expected"),
         ({"timestamp": [1, 10**30]}, "column 'timestamp', event"),
         ({"item_id": ["a"]}, "column 'item_id' holds 1 values, 'timestamp' 2"),
@@ -253,6 +255,12 @@ def test_a_server_hears_what_is_wrong(change: dict[str, Any], reason: str) -> No
     with pytest.raises(WireError, match=reason) as caught:
         wire.from_tensors(FIELDS, tensors)
     assert "\n" not in str(caught.value)
+
+
+def test_a_request_without_a_session_is_refused() -> None:
+    tensors = {name: tensor[:0] for name, tensor in wire.to_tensors(FIELDS, [GOOD], 3).items()}
+    with pytest.raises(WireError, match="no session in the request"):
+        wire.from_tensors(FIELDS, tensors)
 
 
 def test_fields_come_back_out_of_the_metadata() -> None:
