@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recsys.export.to_onnx import fixed
 from recsys.recommender import Recommender
 
 SHAPES = ("llama", "qwen3", "mixtral")
@@ -37,7 +38,7 @@ class NewestDecoder(nn.Module):
         rotary: Any = model.rotary_emb
         cosines, sines = rotary(self.norm.weight, torch.arange(max_length)[None])  # [1, L, D], the second half again
         half = cosines.shape[2] // 2
-        self.cosines, self.sines = _own(cosines[0, :, :half]), _own(sines[0, :, :half])  # [L, D/2]
+        self.cosines, self.sines = fixed(cosines[0, :, :half]), fixed(sines[0, :, :half])  # [L, D/2]
 
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         """vectors ``[B, T, H]``, lengths ``[B]`` to the state ``[B, H]`` at ``lengths - 1``."""
@@ -152,10 +153,6 @@ def _padded(linear: nn.Linear, outputs: int, inputs: int) -> nn.Linear:
     if linear.bias is not None:
         wider.bias.copy_(functional.pad(linear.bias, (0, outputs)))
     return wider.requires_grad_(False)
-
-
-def _own(values: Tensor) -> nn.Parameter:
-    return nn.Parameter(values.detach().clone(), requires_grad=False)
 
 
 def take_newest(states: Tensor, lengths: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from recsys.export.buckets import ExportedTimeBuckets, least_floats
 from recsys.export.decoder import newest_decoder, take_newest
 from recsys.export.fusion import item_fusion, streams_of_items
 from recsys.export.gru import ExportedGRU
+from recsys.export.to_onnx import fixed
 from recsys.heads import MIN_TEMPERATURE, CatalogueHead
 from recsys.inputs import CONTINUOUS, SequenceInputs
 from recsys.nn.embedding import BagEmbedding
@@ -79,9 +80,9 @@ class EmbedGraph(nn.Module):
         self.inputs = inputs
         tables = inputs.tables()
         own = streams_of_items(inputs)
-        self.finished = nn.ParameterList([_fixed(table) for table in tables[own:]])  # of classes, then of gaps
+        self.finished = nn.ParameterList([fixed(table) for table in tables[own:]])  # of classes, then of gaps
         bounds = [_gap_bounds(gap) for gap in inputs.gaps.values() if isinstance(gap, TimeGapEmbedding)]
-        self.bounds = nn.ParameterList([_fixed(b) for b in bounds])
+        self.bounds = nn.ParameterList([fixed(b) for b in bounds])
         direct = range(len(tables), len(tables) + (inputs.continuous is not None) + len(inputs.event_bags))
         self.prepared = nn.ModuleList([_prepare(inputs, place) for place in direct])
         fusion, self.output = _join_outputs(inputs)
@@ -208,10 +209,6 @@ def hidden_size(model: Recommender) -> int:
     weight = model.inputs.output.weight
     assert isinstance(weight, Tensor)
     return weight.shape[0]
-
-
-def _fixed(values: Tensor) -> nn.Parameter:
-    return nn.Parameter(values.detach().clone(), requires_grad=False)
 
 
 @torch.no_grad()

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recsys.export.to_onnx import fixed
+
 
 @torch.library.custom_op("recsys::gru_layer", mutates_args=())
 def gru_layer(x: Tensor, w: Tensor, r: Tensor, b: Tensor) -> Tensor:
@@ -30,7 +32,7 @@ class ExportedGRU(nn.Module):
         for layer in range(gru.num_layers):
             w, r, b_ih, b_hh = (getattr(gru, f"{n}_l{layer}") for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
             bias = torch.cat([_swapped(b_ih), _swapped(b_hh)])
-            self.layers.extend([_own(_swapped(w)[None]), _own(_swapped(r)[None]), _own(bias[None])])
+            self.layers.extend([fixed(_swapped(w)[None]), fixed(_swapped(r)[None]), fixed(bias[None])])
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         """x ``[B, T, H]`` to the states ``[B, T, H]``, as the first of a tuple."""
@@ -56,7 +58,3 @@ def _swapped(gates: Tensor) -> Tensor:
     """Rows of the gates reset, update, new (PyTorch) in ONNX's order update, reset, new, or the other way round."""
     reset, update, new = gates.chunk(3)
     return torch.cat([update, reset, new])
-
-
-def _own(values: Tensor) -> nn.Parameter:
-    return nn.Parameter(values.detach().clone(), requires_grad=False)

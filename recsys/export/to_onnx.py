@@ -53,6 +53,11 @@ class Signature:
     """The inputs' values (or anything one an input) as `forward` takes them."""
 
 
+def fixed(values: Tensor) -> nn.Parameter:
+    """A tensor that a graph holds and that nothing trains."""
+    return nn.Parameter(values.detach().clone(), requires_grad=False)
+
+
 def to_onnx(module: nn.Module, signature: Signature, translations: Mapping[Any, Callable[..., Any]]) -> ModelProto:
     """Export through `torch.export`; dimensions that have a name are dynamic."""
     dynamic = torch.export.Dim.DYNAMIC

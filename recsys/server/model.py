@@ -8,7 +8,7 @@ from typing import Any
 from recsys.errors import InputError
 from recsys.server.limits import Limits
 from recsys.serving import kserve, wire
-from recsys.serving.bundle import Answer, Bundle
+from recsys.serving.bundle import Bundle
 from recsys.serving.verify import difference, read_golden, replay
 
 VERSION = "1"
@@ -71,7 +71,7 @@ class Model:
         sessions, wanted, seen = wire.from_tensors(self.fields, message.tensors)
         wanted = self._bounded(wanted)
         wire.check_lists(self.fields, sessions, self.bundle.transform.max_length, self.limits.values)
-        outputs = wire.answer_tensors(self._recommend(sessions, wanted, seen), wanted)
+        outputs = wire.answer_tensors(self.bundle.recommend(sessions, wanted, remove_seen=seen), wanted)
         if message.outputs is not None:
             outputs = {name: outputs[name] for name in message.outputs}
         head: dict[str, Any] = {"model_name": self.name, "model_version": VERSION}
@@ -97,17 +97,6 @@ class Model:
         bounded = [min(number, most) for number in wanted]
         _refuse_above("items wanted (k)", len(bounded) * max(bounded), self.limits.items)
         return bounded
-
-    def _recommend(self, sessions: Sequence[Any], wanted: Sequence[int], seen: Sequence[bool]) -> list[Answer]:
-        """Answers in the order of the sessions; those that leave out seen items are computed apart."""
-        answers: dict[int, Answer] = {}
-        for remove_seen in sorted(set(seen)):
-            rows = [n for n, flag in enumerate(seen) if flag is remove_seen]
-            found = self.bundle.recommend(
-                [sessions[n] for n in rows], [wanted[n] for n in rows], remove_seen=remove_seen
-            )
-            answers |= dict(zip(rows, found, strict=True))
-        return [answers[n] for n in range(len(sessions))]
 
 
 def _refuse_above(what: str, found: int, limit: int) -> None:

@@ -59,19 +59,26 @@ class Bundle:
             raise InputError(f"{folder}: cannot be loaded: {one_line(error)}; export the run again") from error
 
     def recommend(
-        self, requests: Sequence[Mapping[str, Any]], k: int | Sequence[int] = 5, *, remove_seen: bool = False
+        self,
+        requests: Sequence[Mapping[str, Any]],
+        k: int | Sequence[int] = 5,
+        *,
+        remove_seen: bool | Sequence[bool] = False,
     ) -> list[Answer]:
         """The k most likely next items of each session (`recsys.serving.transform.Transform` says what one holds).
 
         A list is shorter than k where the catalogue has fewer items (or fewer that the session does not hold yet,
-        with `remove_seen`).
+        with `remove_seen`). `k` and `remove_seen` are those of all sessions or one of each.
 
         Raises:
-            InputError: a request cannot be read, or k is below 1.
+            InputError: a request cannot be read, k is below 1, or there are not as many as sessions.
         """
         transform = self.transform
+        removed = [remove_seen] * len(requests) if isinstance(remove_seen, bool) else list(remove_seen)
+        if len(removed) != len(requests):
+            raise InputError(f"{len(removed)} values of remove_seen for {len(requests)} sessions; give one a session")
         try:
-            sessions = transform.encode_all(requests, [remove_seen] * len(requests))
+            sessions = transform.encode_all(requests, removed)
             batch = transform.collate(sessions, k)
         except RequestError as error:
             raise InputError(str(error)) from error

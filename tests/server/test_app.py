@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from recsys.client import Client
+from recsys.errors import InputError
 from recsys.inference import recommend
 from recsys.serving.bundle import Answer, Bundle
 from recsys.serving.verify import difference, read_golden
@@ -128,6 +129,19 @@ def test_each_session_has_its_own_k_and_flag(served: Served, bundle: Bundle, gol
     rows = [found["items"]["data"][n * 4 : n * 4 + 4] for n in range(3)]
     assert rows == [a.items + [""] * (4 - len(a.items)) for a in right]
     assert found["scores"]["data"][1:4] == [None] * 3 and found["probabilities"]["data"][1:4] == [0.0] * 3
+
+
+def test_the_wrong_session_is_named_among_others_with_other_flags(
+    served: Served, bundle: Bundle, golden: list[Any]
+) -> None:
+    sessions = [golden[n]["columns"] for n in (3, 4, 5)]
+    late = {**sessions[2], "timestamp": [2**62] * len(sessions[2]["timestamp"])}
+    body = body_of(bundle, [*sessions[:2], late])
+    body["inputs"].append({"name": "remove_seen", "datatype": "BOOL", "shape": [3, 1], "data": [False, True, False]})
+    reply = served.ask("POST", INFER, body)
+    assert reply.status == 400 and f"session 3: column 'timestamp', event 1: {2**62}" in error_of(reply)
+    with pytest.raises(InputError, match="2 values of remove_seen for 3 sessions; give one a session"):
+        bundle.recommend(sessions, 3, remove_seen=[True, False])
 
 
 @pytest.mark.parametrize("k", [900, 2**31 - 1])
